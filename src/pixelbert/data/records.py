@@ -1,0 +1,214 @@
+"""Prepared data: what `pixelbert prepare` writes and everything else reads.
+
+A prepared folder holds one folder per split, each with two Arrow tables that are memory-mapped, so that millions
+of records open at once and all loader workers share the same pages:
+
+    DATA/prepared.json            format, task, counts, sources, fingerprint
+    DATA/bad_rows.jsonl           every row that was left out: file, place, reason
+    DATA/{split}/images.arrow     image_id, file, offset, length, first_record  (one row an image)
+    DATA/{split}/records.arrow    id, image, image2, text, target, source       (one row a record, sorted by image)
+
+`file` is relative to DATA when it lies inside it (so a folder with its own shards can be moved), else an absolute
+path or a URL. `offset` is -1 when the file is the image itself; else the image is `length` bytes at `offset` of a
+tar shard.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pixelbert.errors import DataError, nearest
+
+FORMAT_VERSION = 1
+
+IMAGES_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.large_string()),
+        ("file", pa.large_string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("first_record", pa.int64()),
+    ]
+)
+RECORDS_SCHEMA = pa.schema(
+    [
+        ("id", pa.large_string()),
+        ("image", pa.int64()),
+        ("image2", pa.int64()),  # -1 when the record has one image
+        ("text", pa.large_string()),
+        ("target", pa.large_string()),  # JSON, empty when the task needs none
+        ("source", pa.large_string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training example as a reader yields it, before its image was looked for."""
+
+    id: str
+    split: str
+    image: str  # the image's name as the annotation file gives it
+    image_id: str  # what makes two examples share an image
+    text: str
+    where: str  # "captions.json: annotation 17", for messages
+    image2: str | None = None
+    target: Mapping[str, Any] | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be used, and why."""
+
+    file: str
+    place: str  # "line 12", "annotation 17"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Where an image's bytes lie: a whole file (offset -1) or a slice of a tar shard; path or URL."""
+
+    file: str
+    offset: int = -1
+    length: int = -1
+
+    def read(self) -> bytes:
+        """The encoded bytes. Raises DataError naming the file when they cannot be read whole."""
+        try:
+            if "://" in self.file:
+                import fsspec
+
+                handle = fsspec.open(self.file, "rb").open()
+            else:
+                handle = open(self.file, "rb")
+            with handle:
+                if self.offset < 0:
+                    return handle.read()
+                handle.seek(self.offset)
+                data = handle.read(self.length)
+        except OSError as error:
+            raise DataError(f"{self.file}: cannot be read ({error.strerror or error})") from error
+        if len(data) != self.length:
+            raise DataError(f"{self.file}: ends before byte {self.offset + self.length}; the shard is cut off")
+        return data
+
+
+class Split:
+    """One split of prepared data, memory-mapped. Cheap to pickle: a worker opens the same pages again."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._images = _open(self.folder / "images.arrow", IMAGES_SCHEMA)
+        self._records = _open(self.folder / "records.arrow", RECORDS_SCHEMA)
+
+    def __reduce__(self) -> tuple[type[Split], tuple[Path]]:
+        return Split, (self.folder,)
+
+    @property
+    def num_images(self) -> int:
+        return self._images.num_rows
+
+    @property
+    def num_records(self) -> int:
+        return self._records.num_rows
+
+    @cached_property
+    def image_of(self) -> np.ndarray:
+        """int64 [records]: the image row of each record, without a copy."""
+        return self._records.column("image").to_numpy(zero_copy_only=True)
+
+    @cached_property
+    def first_record(self) -> np.ndarray:
+        """int64 [images]: the first record of each image; its last is the next image's first, minus one."""
+        return self._images.column("first_record").to_numpy(zero_copy_only=True)
+
+    def records_of(self, image: int) -> range:
+        """The records of an image."""
+        end = self.first_record[image + 1] if image + 1 < self.num_images else self.num_records
+        return range(int(self.first_record[image]), int(end))
+
+    def text(self, record: int) -> str:
+        return self._records.column("text")[record].as_py()
+
+    def record_id(self, record: int) -> str:
+        return self._records.column("id")[record].as_py()
+
+    def source(self, record: int) -> str:
+        return self._records.column("source")[record].as_py()
+
+    def target(self, record: int) -> dict[str, Any]:
+        """The record's labels, {} when it has none."""
+        text = self._records.column("target")[record].as_py()
+        return json.loads(text) if text else {}
+
+    def second_image(self, record: int) -> int:
+        """The row of the record's second image, -1 when it has one image."""
+        return self._records.column("image2")[record].as_py()
+
+    def image_id(self, image: int) -> str:
+        return self._images.column("image_id")[image].as_py()
+
+    def image(self, image: int) -> ImageRef:
+        """Where the image's bytes lie."""
+        file = self._images.column("file")[image].as_py()
+        if "://" not in file and not file.startswith("/"):
+            file = str(self.folder.parent / file)
+        return ImageRef(
+            file, self._images.column("offset")[image].as_py(), self._images.column("length")[image].as_py()
+        )
+
+
+def _open(path: Path, schema: pa.Schema) -> pa.RecordBatch:
+    """The single record batch of an Arrow file, memory-mapped."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            reader = pa.ipc.open_file(source)
+            if reader.num_record_batches == 0:
+                return pa.RecordBatch.from_pylist([], schema=schema)
+            batch = reader.get_batch(0)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: not readable as prepared data ({error}); run pixelbert prepare again") from error
+    if batch.schema.names != schema.names:
+        raise DataError(f"{path}: has columns {batch.schema.names}, expected {schema.names}")
+    return batch
+
+
+class PreparedData:
+    """A prepared folder: its description and its splits."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "prepared.json"
+        try:
+            self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DataError(f"{self.folder}: not a prepared folder (no prepared.json); run pixelbert prepare") from error
+        except ValueError as error:
+            raise DataError(f"{path}: damaged ({error}); run pixelbert prepare again") from error
+        if self.info.get("format", 0) > FORMAT_VERSION:
+            raise DataError(f"{path}: written by a newer pixelbert (format {self.info['format']})")
+
+    @property
+    def task(self) -> str:
+        """pairs, vqa or nlvr2."""
+        return self.info["task"]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.info["fingerprint"]
+
+    def split(self, name: str) -> Split:
+        """Raises DataError when there is no such split, with the nearest name."""
+        if name not in self.info["splits"]:
+            raise DataError(f"{self.folder}: no split '{name}'; {nearest(name, self.info['splits'])}")
+        return Split(self.folder / name)
