@@ -1,0 +1,220 @@
+"""Pixel-BERT (Huang et al. 2020), in the order of its equations: words, pixels, one Transformer, the heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import ModelOutput
+from transformers.models.bert.modeling_bert import BertLayer, BertLMPredictionHead, BertSelfAttention
+from transformers.utils.output_capturing import capture_outputs
+
+from pixelbert.model.backbone import VisualBackbone
+from pixelbert.model.config import PixelBertConfig
+from pixelbert.model.pixels import Grid, PixelEmbedding, sample_pixels
+
+
+@dataclass
+class PixelBertOutput(ModelOutput):
+    """What the Transformer gives.
+
+    last_hidden_state: [T, L + K, d]: L word pieces ([CLS] first), then K pixels.
+    attention_mask: bool [T, L + K], False on padding of either kind.
+    hidden_states, attentions: per layer, when asked for.
+    """
+
+    last_hidden_state: Tensor | None = None
+    attention_mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class PixelBertPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initial weights."""
+
+    config_class = PixelBertConfig
+    base_model_prefix = "pixelbert"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _can_record_outputs = {"hidden_states": BertLayer, "attentions": BertSelfAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """BERT's normal(0, 0.02) everywhere but in the CNN, which timm initialises itself."""
+        if isinstance(module, VisualBackbone):
+            for part in module.body.modules():
+                part._is_hf_initialized = True
+            for name, value in (("mean", self.config.image_mean), ("std", self.config.image_std)):
+                init.copy_(getattr(module, name), torch.tensor(value).view(1, -1, 1, 1))
+        elif not getattr(module, "_is_hf_initialized", False):
+            super()._init_weights(module)
+            if isinstance(module, BertLMPredictionHead):
+                init.zeros_(module.bias)
+            elif isinstance(module, PixelEmbedding):
+                init.normal_(module.type_embedding, std=self.config.initializer_range)
+            elif isinstance(module, ContrastiveHead):
+                init.constant_(module.log_scale, INITIAL_LOG_SCALE)
+
+
+class PixelBertModel(PixelBertPreTrainedModel):
+    """Words and pixels in one Transformer: Eq. (1) to (6)."""
+
+    def __init__(self, config: PixelBertConfig) -> None:
+        super().__init__(config)
+        self.text = BertModel(config.text_config, add_pooling_layer=False)
+        self.visual = VisualBackbone(config)
+        self.pixels = PixelEmbedding(config, self.visual.channels)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text.set_input_embeddings(value)
+
+    def encode_images(self, pixel_values: Tensor, image_sizes: Tensor | None = None) -> Grid:
+        """Images -> all their pixels, Eq. (5). See `VisualBackbone.forward` for the arguments."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.visual.is_frozen):
+            features, mask = self.visual(pixel_values, image_sizes)
+        return self.pixels(features, mask)
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_sizes: Tensor | None = None,
+        image_of_text: Tensor | None = None,
+        grid: Grid | None = None,
+        sampling_seed: Tensor | None = None,
+        **kwargs: Any,
+    ) -> PixelBertOutput:
+        """Texts with their images; without images, BERT on the text alone.
+
+        Args:
+            input_ids: int64 [T, L], `[CLS] words [SEP]` and padding.
+            attention_mask: [T, L], 1 on words; None when nothing is padded.
+            pixel_values: uint8 [I, 3, H, W] (normalised here) or float (taken as normalised).
+            image_sizes: int64 [I, 2], valid height and width of each image; None when nothing is padded.
+            image_of_text: int64 [T], which image each text belongs to; None when they go one to one.
+            grid: pixels computed before (`encode_images`), instead of `pixel_values`.
+            sampling_seed: int64 [T]: sample `config.num_sampled_pixels` pixels per text copy; None keeps all.
+        """
+        words = self.text.embeddings(input_ids)  # Eq. (4)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = mask.bool()
+        if grid is None and pixel_values is not None:
+            grid = self.encode_images(pixel_values, image_sizes)  # Eq. (5)
+        if grid is not None:
+            if image_of_text is not None:
+                grid = grid.select(image_of_text)
+            if sampling_seed is not None:
+                grid = sample_pixels(grid, self.config.num_sampled_pixels, sampling_seed)
+            words = torch.cat([words, grid.pixels.to(words.dtype)], dim=1)  # Eq. (6)
+            mask = torch.cat([mask, grid.mask], dim=1)
+        attention = create_bidirectional_mask(self.config.text_config, words, mask)
+        hidden = self.text.encoder(words, attention_mask=attention).last_hidden_state  # Eq. (1) to (3), every layer
+        return PixelBertOutput(last_hidden_state=hidden, attention_mask=mask)
+
+
+INITIAL_LOG_SCALE = 2.6592  # ln(1 / 0.07), as in CLIP
+
+
+class ContrastiveHead(nn.Module):
+    """Pooled vectors of images and texts in one space (beyond the paper): for shortlists, search and hard negatives."""
+
+    def __init__(self, config: PixelBertConfig) -> None:
+        super().__init__()
+        self.image = nn.Linear(config.hidden_size, config.contrastive_size)
+        self.text = nn.Linear(config.hidden_size, config.contrastive_size)
+        self.log_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
+
+    @staticmethod
+    def pool(vectors: Tensor, mask: Tensor) -> Tensor:
+        """Mean over the valid places: [B, N, d], [B, N] -> [B, d]."""
+        weights = mask.to(vectors.dtype)[..., None]
+        return (vectors * weights).sum(1) / weights.sum(1)
+
+    def image_vectors(self, grid: Grid) -> Tensor:
+        """Unit vectors [I, contrastive_size]."""
+        return nn.functional.normalize(self.image(self.pool(grid.pixels, grid.mask)).float(), dim=-1)
+
+    def text_vectors(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors [T, contrastive_size] of the text alone: hidden [T, L, d]."""
+        return nn.functional.normalize(self.text(self.pool(hidden, mask)).float(), dim=-1)
+
+
+class PixelBertForPreTraining(PixelBertPreTrainedModel):
+    """Masked language modelling, Eq. (7), and image-text matching, Eq. (8)."""
+
+    _tied_weights_keys = {
+        "mlm_head.decoder.weight": "pixelbert.text.embeddings.word_embeddings.weight",
+        "mlm_head.decoder.bias": "mlm_head.bias",
+    }
+
+    def __init__(self, config: PixelBertConfig) -> None:
+        super().__init__(config)
+        self.pixelbert = PixelBertModel(config)
+        self.mlm_head = BertLMPredictionHead(config.text_config)
+        self.itm_head = nn.Linear(config.hidden_size, 2)  # mismatch, match; on the raw [CLS] vector
+        self.contrastive = ContrastiveHead(config) if config.contrastive_size else None
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.mlm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.mlm_head.decoder = new_embeddings
+        self.mlm_head.bias = new_embeddings.bias
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None, **inputs: Any) -> PreTrainingOutput:
+        """Scores for masked words and for the match.
+
+        Args:
+            input_ids: int64 [T, L] with masked pieces.
+            labels: int64 [T, L], the true piece where one was masked, else -100. With labels, `mlm_logits` are
+                those of the masked places alone, [masked, vocabulary], in row-major order; without, all [T, L, V].
+            inputs: as in `PixelBertModel.forward`.
+        """
+        output = self.pixelbert(input_ids, **inputs)
+        words = output.last_hidden_state[:, : input_ids.shape[1]]
+        if labels is not None:
+            words = words[labels != -100]
+        return PreTrainingOutput(
+            mlm_logits=self.mlm_head(words),
+            itm_logits=self.itm_head(output.last_hidden_state[:, 0]),
+            last_hidden_state=output.last_hidden_state,
+            attention_mask=output.attention_mask,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def image_vectors(self, grid: Grid) -> Tensor:
+        """Pooled image vectors [I, contrastive_size]; needs `config.contrastive_size`."""
+        assert self.contrastive is not None
+        return self.contrastive.image_vectors(grid)
+
+    def text_vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Pooled vectors of texts alone [T, contrastive_size]; needs `config.contrastive_size`."""
+        assert self.contrastive is not None
+        hidden = self.pixelbert(input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.contrastive.text_vectors(hidden, attention_mask)
+
+
+@dataclass
+class PreTrainingOutput(ModelOutput):
+    """mlm_logits [masked, V] or [T, L, V]; itm_logits [T, 2] (mismatch, match); the rest as in `PixelBertOutput`."""
+
+    mlm_logits: Tensor | None = None
+    itm_logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    attention_mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
