@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pixelbert.errors import DataError, UsageError
 
@@ -239,7 +239,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
         found = re.search(r"\((\d+) pixels\)", str(error))
         size = f"{int(found[1]):,} pixels" if found else "too many pixels"
         raise BadImage(f"has {size}, more than the {limits.max_pixels:,} allowed") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BadImage(f"is not an image in a format that can be read ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's plugins raise many kinds on a broken header
         raise BadImage(f"has a damaged header ({_reason(error)})") from error
@@ -249,9 +249,10 @@ def _decode_jpeg(data: bytes, height: int, width: int, half: bool) -> np.ndarray
     """RGB by libjpeg directly, with Pillow's settings; None when Pillow should have the last word."""
     smallest = (-(-height // 2), -(-width // 2)) if half else (0, 0)
     try:
-        return simplejpeg.decode_jpeg(
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
             data, "RGB", fastdct=False, fastupsample=False, min_height=smallest[0], min_width=smallest[1]
         )
+        return pixels
     except ValueError as error:
         # libjpeg fills what is missing with grey and only warns. Other warnings (stray bytes) do no harm.
         if "remature end" in str(error):
