@@ -29,6 +29,9 @@ from pixelbert.errors import DataError, nearest
 
 FORMAT_VERSION = 1
 
+SPLITS = ("train", "restval", "val", "test")
+SPLIT_ALIASES = {"dev": "val", "valid": "val", "validation": "val"}
+
 IMAGES_SCHEMA = pa.schema(
     [
         ("image_id", pa.large_string()),
@@ -63,6 +66,8 @@ class Example:
     image2: str | None = None
     target: Mapping[str, Any] | None = None
     source: str = ""
+    ref: ImageRef | None = None  # where the image lies, when the reader knows (tar shards, prepared data)
+    ref2: ImageRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,14 @@ class BadRow:
     file: str
     place: str  # "line 12", "annotation 17"
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """A photo left out on purpose, by an exclusion list, with the number of rows that went with it."""
+
+    reason: str
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)

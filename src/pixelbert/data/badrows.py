@@ -1,0 +1,57 @@
+"""The list of rows that were left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+from pixelbert.data.records import BadRow
+from pixelbert.errors import DataError
+
+_SHOWN = 5
+
+
+class BadRows:
+    """Writes bad_rows.jsonl as rows come in, and remembers the first few and the counts by kind of reason."""
+
+    def __init__(self, path: Path, most: int | None = None) -> None:
+        self.total = 0
+        self.kinds: Counter[str] = Counter()
+        self.first: list[BadRow] = []
+        self._most = most
+        self._stream = open(path, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - see close()
+
+    def add(self, row: BadRow) -> None:
+        """Raises DataError when there are more than the user allows."""
+        self.total += 1
+        self.kinds[kind_of(row.reason)] += 1
+        if len(self.first) < _SHOWN:
+            self.first.append(row)
+        line = {"file": row.file, "place": row.place, "reason": row.reason}
+        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if self._most is not None and self.total > self._most:
+            raise DataError(
+                f"{row.file}: {row.place}: {row.reason}; this is bad row number {self.total}, and --max-bad allows"
+                f" {self._most}"
+            )
+
+    def close(self) -> None:
+        """Flush the list to the disk."""
+        if not self._stream.closed:
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+
+
+def kind_of(reason: str) -> str:
+    """The reason without its particulars: names in quotes become '...', numbers become N, places after ':' go."""
+    kind = re.sub(r"'[^']*'", "'...'", reason)
+    kind = re.sub(r"\d[\d,.]*", "N", kind)
+    for cut in (" not found in ", " is ambiguous: ", " is unusable: ", "; first at "):
+        head, found, tail = kind.partition(cut)
+        if found:
+            kind = head + cut.rstrip(": ") if cut != " is unusable: " else f"{head} is unusable: {tail[:60]}"
+    return kind.removesuffix(" in").removesuffix("; first at")

@@ -1,0 +1,180 @@
+"""What all readers share: opening files (plain, gzipped, local or URL), streaming JSON, naming a place in a file."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pixelbert.data.records import SPLIT_ALIASES, SPLITS
+from pixelbert.errors import DataError, nearest
+
+OnRead = Callable[[int], None]
+
+
+class RowError(Exception):
+    """A row cannot be used; the message is the reason. Readers turn it into a BadRow."""
+
+
+# Above this the whole text is not read again just to name the line of a damaged place.
+_MAX_BYTES_TO_LOCATE = 256 * 1024 * 1024
+
+
+def is_url(name: str | Path) -> bool:
+    """True for s3://..., https://... and the like."""
+    return re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+://", str(name)) is not None
+
+
+class _Source(io.RawIOBase):
+    """A file that counts the bytes taken from the disk and turns a damaged gzip stream into a DataError."""
+
+    def __init__(self, name: str, raw: BinaryIO, on_read: OnRead | None) -> None:
+        self._name = name
+        self._raw = raw
+        self._on_read = on_read
+        self._told = 0
+        start = raw.read(2)
+        raw.seek(0)
+        self._stream: Any = gzip.GzipFile(fileobj=raw) if start == b"\x1f\x8b" else raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except EOFError as error:
+            raise DataError(f"{self._name}: the gzip file is cut off at byte {self._raw.tell()}") from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{self._name}: the gzip file is damaged near byte {self._raw.tell()} ({error})") from error
+        except OSError as error:
+            raise DataError(f"{self._name}: cannot be read ({error.strerror or error})") from error
+        buffer[: len(data)] = data
+        if self._on_read is not None:
+            position = self._raw.tell()
+            self._on_read(position - self._told)
+            self._told = position
+        return len(data)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def open_bytes(source: Path | str, on_read: OnRead | None = None) -> io.BufferedReader:
+    """The bytes of a local file or URL, unpacked when gzipped (told by content, not by name).
+
+    `on_read` is called with the number of bytes taken from the file as reading goes on, for progress.
+    Raises DataError when the file is missing, unreadable, or its gzip stream is damaged.
+    """
+    name = str(source)
+    try:
+        if is_url(name):
+            import fsspec
+
+            raw = fsspec.open(name, "rb").open()
+        else:
+            raw = open(name, "rb")  # noqa: SIM115 - closed by the returned reader
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file") from error
+    except (OSError, ImportError, ValueError) as error:
+        raise DataError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    return io.BufferedReader(_Source(name, raw, on_read), 1 << 18)
+
+
+def json_items(source: Path | str, prefix: str, on_read: OnRead | None = None) -> Iterator[Any]:
+    """The elements under `prefix` of a JSON file, one by one, whatever the file's size ("images.item", "item").
+
+    Raises DataError naming line and byte when the file is no JSON, is cut off, or is not UTF-8.
+    """
+    import ijson
+
+    with open_bytes(source, on_read) as stream:
+        if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # a byte order mark, as some editors write
+            stream.read(3)
+        try:
+            yield from ijson.items(stream, prefix, use_float=True)
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise _damaged_json(source, error) from error
+
+
+def _damaged_json(source: Path | str, error: Exception) -> DataError:
+    """One sentence naming the place where a JSON file stops being one."""
+    with open_bytes(source) as stream:
+        data = stream.read(_MAX_BYTES_TO_LOCATE)
+        whole = not stream.read(1)
+    if not data.strip():
+        return DataError(f"{source}: the file is empty")
+    if whole:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as wrong:
+            line = data.count(b"\n", 0, wrong.start) + 1
+            return DataError(f"{source}: line {line}, byte {wrong.start}: not UTF-8")
+        if "premature EOF" in str(error) or "ncomplete" in str(error):
+            lines = data.count(b"\n") + 1
+            return DataError(f"{source}: the JSON is cut off at byte {len(data)} (line {lines})")
+        try:
+            json.loads(text)
+        except json.JSONDecodeError as wrong:
+            byte = len(text[: wrong.pos].encode())
+            return DataError(
+                f"{source}: line {wrong.lineno}, column {wrong.colno} (byte {byte}): not valid JSON ({wrong.msg})"
+            )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return DataError(f"{source}: not valid JSON ({reason})")
+
+
+def canonical_split(name: object) -> str:
+    """The split a file's own word stands for. Raises RowError with the nearest name for an unknown one."""
+    if not isinstance(name, str) or not name.strip():
+        raise RowError(f"split is {name!r}, expected one of {', '.join(SPLITS)}")
+    lower = name.strip().lower()
+    lower = SPLIT_ALIASES.get(lower, lower)
+    if lower not in SPLITS:
+        raise RowError(f"unknown split '{name}'; {nearest(lower, SPLITS)}")
+    return lower
+
+
+def split_of_name(file: Path | str) -> str:
+    """The split a file name speaks of ("captions_val2014.json" -> "val"), "" when it speaks of none."""
+    name = Path(str(file)).name.lower()
+    words = re.findall(r"[a-z]+", name)
+    for word in words:
+        word = SPLIT_ALIASES.get(word, word)
+        if word in SPLITS:
+            return word
+    return ""
+
+
+def find_annotations(source: Path, patterns: tuple[str, ...], what: str, depth: int = 2) -> list[Path]:
+    """The files in `source` (or `source` itself, when a file) that match a pattern, sorted by path.
+
+    Folders nearer the top win: deeper ones are searched only when nothing lies above. Raises DataError when
+    nothing is found.
+    """
+    if is_url(source) or source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DataError(f"{source}: no such file or folder")
+    level = [source]
+    for _ in range(depth + 1):
+        found = {p for folder in level for pattern in patterns for p in folder.glob(pattern) if p.is_file()}
+        if found:
+            return sorted(found)
+        level = sorted(p for folder in level for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    raise DataError(f"{source}: holds no {what} ({' or '.join(patterns)})")
+
+
+def as_id(value: object) -> str:
+    """An id as text: 42 and "42" are one id; a bool, None, list or blank is none ("")."""
+    if isinstance(value, bool) or value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() if isinstance(value, (int, str, float)) else ""

@@ -1,0 +1,157 @@
+"""Photos that must stay out of training: COCO val and test, Flickr30K, and lists of the user's own.
+
+The paper trains on Visual Genome, whose photos come from COCO's source too, and scores on COCO and Flickr30K:
+a photo of those sets in the training data would be a leak. Visual Genome names the COCO id and the Flickr photo id
+of each photo; COCO names a photo's Flickr address; a Flickr30K file name begins with the Flickr photo id.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pixelbert.data.formats.common import as_id, json_items, open_bytes
+from pixelbert.errors import DataError
+
+HELD_OUT_SPLITS = ("val", "test")
+_COCO_NAME = re.compile(r"COCO_(?:train|val|test)\d{4}_0*(\d+)")
+_FLICKR_NAME = re.compile(r"(?:.*/)?(\d+)(?:_[0-9a-z]+)*\.jpe?g$", re.IGNORECASE)
+
+
+@dataclass
+class Exclusions:
+    """Photo ids to leave out, each with the reason that is told: {id: "COCO val"}."""
+
+    coco_ids: dict[str, str] = field(default_factory=dict)
+    flickr_ids: dict[str, str] = field(default_factory=dict)
+    image_ids: dict[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.coco_ids or self.flickr_ids or self.image_ids)
+
+    def reason(self, *, coco_id: str = "", flickr_id: str = "", image_id: str = "") -> str:
+        """Why the photo with these ids is left out, "" when it may stay."""
+        return (
+            self.coco_ids.get(coco_id, "")
+            or self.flickr_ids.get(flickr_id, "")
+            or self.image_ids.get(image_id, "")
+        )
+
+
+def load_exclusions(lists: Iterable[Path | str]) -> Exclusions:
+    """Read exclusion lists: Karpathy JSON files or plain lists, one id or file name a line (or a JSON list).
+
+    Of a Karpathy file of COCO the photos of val and test are taken (restval is trained on); of any other, whose
+    names are Flickr photo ids, all photos. In a plain list `COCO_val2014_000000000042.jpg` is COCO photo 42,
+    `36979.jpg` is Flickr photo 36979; a bare number is matched with both. A prefix says it outright:
+    `coco:FILE`, `flickr:FILE`, or `image:FILE` for the data set's own image ids.
+
+    Raises DataError when a file is missing, damaged, or names nothing.
+    """
+    out = Exclusions()
+    for item in lists:
+        kind, _, rest = str(item).partition(":")
+        if kind not in ("coco", "flickr", "image") or not rest:
+            kind, rest = "", str(item)
+        before = _size(out)
+        if not kind and _is_karpathy(rest):
+            _add_karpathy(out, rest)
+        else:
+            _add_plain(out, rest, kind)
+        if _size(out) == before:
+            raise DataError(f"{rest}: names no photo to leave out that an earlier list did not name")
+    return out
+
+
+def _size(out: Exclusions) -> int:
+    return len(out.coco_ids) + len(out.flickr_ids) + len(out.image_ids)
+
+
+def _is_karpathy(path: str) -> bool:
+    with open_bytes(path) as stream:
+        start = stream.peek(64)[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
+    return start.startswith(b"{")
+
+
+def _add_karpathy(out: Exclusions, path: str) -> None:
+    found = False
+    for number, image in enumerate(json_items(path, "images.item")):
+        found = True
+        if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
+            raise DataError(f"{path}: image {number} has no 'filename'; a Karpathy split file was expected")
+        split, coco = image.get("split"), as_id(image.get("cocoid"))
+        if coco:
+            if split in HELD_OUT_SPLITS:
+                out.coco_ids.setdefault(coco, f"COCO {split}")
+        elif match := _FLICKR_NAME.match(image["filename"]):
+            out.flickr_ids.setdefault(match.group(1), _set_name(path))
+    if not found:
+        raise DataError(f"{path}: has no 'images' list; a Karpathy split file was expected")
+
+
+def _set_name(path: str) -> str:
+    name = Path(path).name.lower()
+    return "Flickr30K" if "flickr30k" in name else "Flickr8k" if "flickr8k" in name else Path(path).name
+
+
+def _add_plain(out: Exclusions, path: str, kind: str) -> None:
+    name = Path(path).name
+    for line in _lines(path):
+        word = line.split()[0] if kind != "image" else line
+        coco, flickr = _COCO_NAME.search(word), _FLICKR_NAME.match(word)
+        if kind == "image":
+            out.image_ids.setdefault(word, name)
+        elif kind == "coco" or (coco and kind != "flickr"):
+            out.coco_ids.setdefault(coco.group(1) if coco else word.lstrip("0"), name)
+        elif kind == "flickr" or flickr:
+            out.flickr_ids.setdefault(flickr.group(1) if flickr else word, name)
+        elif word.isdigit():
+            out.coco_ids.setdefault(word.lstrip("0"), name)
+            out.flickr_ids.setdefault(word, name)
+        else:
+            out.image_ids.setdefault(line, name)
+
+
+def _lines(path: str) -> list[str]:
+    with open_bytes(path) as stream:
+        data = stream.read()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}: line {line}: not UTF-8") from error
+    if text.lstrip().startswith("["):
+        try:
+            values: list[Any] = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path}: not valid JSON ({error})") from error
+        return [word for word in map(as_id, values) if word]
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def coco_flickr_ids(split_file: Path | str) -> dict[str, str]:
+    """{COCO photo id: Flickr photo id}, from the official captions files beside a Karpathy COCO file, if there.
+
+    The Karpathy file does not say where on Flickr a photo was found; captions_{train,val}2014.json do.
+    """
+    folder = Path(split_file).parent
+    out: dict[str, str] = {}
+    for place in (folder, folder / "annotations", folder.parent / "annotations"):
+        for path in sorted(place.glob("captions_*2014.json*")):
+            for image in json_items(path, "images.item"):
+                flickr = flickr_id_of_url(image.get("flickr_url"))
+                if flickr:
+                    out[as_id(image.get("id"))] = flickr
+        if out:
+            break
+    return out
+
+
+def flickr_id_of_url(url: object) -> str:
+    """http://farm9.staticflickr.com/8292/7866247804_e0486b75b8_z.jpg -> 7866247804; "" when it is none."""
+    match = _FLICKR_NAME.match(str(url)) if isinstance(url, str) else None
+    return match.group(1) if match else ""
