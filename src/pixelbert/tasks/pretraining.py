@@ -1,0 +1,283 @@
+"""Pretraining: a pair -> masked and matched inputs, and the losses, each a function (Section 3.3).
+
+Every loss is a sum with its count, so that the loop divides by the count of the whole optimizer step and k
+micro-batches equal one large batch. The contrastive loss compares the pairs of one micro-batch: there the equality
+holds only when a step is one micro-batch.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pixelbert.data.augment import augment
+from pixelbert.data.batches import Batch, Plan, Records, pad_ids
+from pixelbert.data.draws import generator, seed_of
+from pixelbert.data.images import ImageLimits, ResizeRule, collate_images, load_ref
+from pixelbert.model.modeling import PixelBertForPreTraining
+from pixelbert.model.pixels import sample_pixels
+from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Eq. (7), summed over the masked pieces: logits [M, V], labels [M]."""
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def itm_loss(logits: Tensor, match: Tensor) -> Tensor:
+    """Eq. (8) as two-way cross-entropy, summed over the pairs: logits [T, 2], match [T] with 1 = match."""
+    return F.cross_entropy(logits.float(), match, reduction="sum")
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, image_of_text: Tensor, own: Tensor, scale: Tensor) -> Tensor:
+    """Image to text and text to image cross-entropy on unit vectors, summed over the texts (beyond the paper).
+
+    Args:
+        images, texts: [I, D] and [T, D].
+        image_of_text: int64 [T].
+        own: bool [I, T], texts that are true of an image (its own captions, and texts equal to one of them); they
+            are never each other's negatives.
+        scale: inverse temperature.
+    """
+    scores = scale * images @ texts.T
+    rows = torch.arange(texts.shape[0], device=texts.device)
+    positive = scores[image_of_text, rows]
+    foreign = scores.masked_fill(own, float("-inf"))
+    text_to_image = torch.logsumexp(torch.cat([positive[None], foreign]), dim=0) - positive
+    against_texts = torch.logsumexp(foreign, dim=1)[image_of_text]
+    image_to_text = torch.logaddexp(against_texts, positive) - positive
+    return (text_to_image + image_to_text).sum() / 2
+
+
+def hard_negatives(images: Tensor, texts: Tensor, own: Tensor, rows: Tensor, scale: float) -> Tensor:
+    """For each image in `rows` [H] a text [H] of the batch that is not its own, likelier the closer it is.
+
+    Rows without any foreign text get -1.
+    """
+    scores = (scale * images @ texts.T).masked_fill(own, float("-inf"))[rows]
+    possible = torch.isfinite(scores).any(dim=1)
+    weights = torch.softmax(scores.masked_fill(~possible[:, None], 0.0), dim=1)
+    return torch.where(possible, torch.multinomial(weights, 1)[:, 0], -1)
+
+
+# -- records -> batch --------------------------------------------------------------------------------------------------
+
+
+def is_negative(position: int, ratio: float, seed: int) -> bool:
+    """Whether the pair at this place of the stream gets another photo's text.
+
+    Exactly `ratio` of any even run of pairs: the places are spread evenly and swapped within each two by a coin.
+    """
+    place = position ^ (seed_of(seed, "coin", position // 2) & 1)
+    return int((place + 1) * ratio) > int(place * ratio)
+
+
+class NegativeTexts:
+    """Draws a text of another image that does not equal one of the image's own."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+
+    def draw(self, record: int, draw: np.random.Generator) -> int:
+        """A record of another image. Raises ValueError when the data has no foreign text for it."""
+        image = int(self.records.image_of[record])
+        own = {self.records.text(r) for r in self.records.records_of(image)}
+        for _ in range(1000):
+            other = int(draw.integers(self.records.num_records))
+            if int(self.records.image_of[other]) != image and self.records.text(other) not in own:
+                return other
+        raise ValueError(f"record {self.records.record_id(record)}: the data holds no text of another image")
+
+
+@dataclass
+class PretrainingBatches:
+    """Builds the batch of a plan: decoded images, masked texts, negatives; every draw keyed by the record."""
+
+    records: Records
+    tokenizer: Any
+    rule: ResizeRule
+    size_divisor: int
+    seed: int
+    limits: ImageLimits = ImageLimits()
+    max_length: int = 32
+    mask_probability: float = 0.15
+    whole_word: bool = False
+    mlm_on_negatives: bool = False
+    negative_ratio: float = 0.5
+    augmentation: str = "none"
+    crop_scale: float = 0.6
+    contrastive: bool = False  # also the plain captions, and each caption's own masked version
+    constant: tuple[int, int, int] | None = None  # blind: this colour instead of every image
+
+    def __post_init__(self) -> None:
+        self.vocabulary = Vocabulary.of(self.tokenizer)
+        self.negatives = NegativeTexts(self.records)
+
+    def __call__(self, plan: Plan) -> Batch:
+        images = self.records.image_of[plan.records]
+        unique, image_of_text = np.unique(images, return_inverse=True)
+        epoch_of = {int(i): int(e) for i, e in zip(images, plan.epochs, strict=True)}
+        batch = self.image_batch([int(i) for i in unique], [epoch_of[int(i)] for i in unique])
+        batch["image_of_text"] = torch.from_numpy(image_of_text.astype(np.int64))
+        pairs = list(zip(plan.positions.tolist(), plan.epochs.tolist(), plan.records.tolist(), strict=True))
+        negative = [is_negative(position, self.negative_ratio, self.seed) for position, _, _ in pairs]
+        shown = [
+            self.negatives.draw(record, generator(self.seed, "negative", epoch, record)) if wrong else record
+            for wrong, (_, epoch, record) in zip(negative, pairs, strict=True)
+        ]
+        texts = self.tokenize([self.records.text(r) for r in shown])
+        masked = [self.mask(ids, epoch, record) for ids, (_, epoch, record) in zip(texts, pairs, strict=True)]
+        labels = [
+            np.full_like(label, IGNORED) if wrong and not self.mlm_on_negatives else label
+            for wrong, (_, label) in zip(negative, masked, strict=True)
+        ]
+        batch["input_ids"] = pad_ids([ids for ids, _ in masked])
+        batch["attention_mask"] = pad_ids([np.ones_like(ids) for ids, _ in masked])
+        batch["labels"] = pad_ids(labels, IGNORED)
+        batch["match"] = torch.tensor([0 if wrong else 1 for wrong in negative])
+        batch["sampling_seed"] = torch.tensor([seed_of(self.seed, "pixels", e, r) for _, e, r in pairs])
+        batch["records"] = plan.records.tolist()
+        batch["step"] = plan.step
+        if self.contrastive:
+            self._add_captions(batch, pairs, [int(i) for i in unique])
+        return batch
+
+    def _add_captions(self, batch: Batch, pairs: list[tuple[int, int, int]], images: list[int]) -> None:
+        """Every pair's true caption, plain and masked, and which captions are true of which image."""
+        captions = [self.records.text(record) for _, _, record in pairs]
+        plain = self.tokenize(captions)
+        masked = [self.mask(ids, epoch, record)[0] for ids, (_, epoch, record) in zip(plain, pairs, strict=True)]
+        batch["caption_ids"] = pad_ids(plain)
+        batch["caption_mask"] = pad_ids([np.ones_like(ids) for ids in plain])
+        batch["masked_caption_ids"] = pad_ids(masked)
+        keys = np.array([text_key(text) for text in captions])
+        own = [[text_key(self.records.text(r)) for r in self.records.records_of(image)] for image in images]
+        batch["own"] = torch.from_numpy(np.stack([np.isin(keys, k) for k in own]))
+        batch["own"][batch["image_of_text"], torch.arange(len(pairs))] = True
+
+    def tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """[CLS] pieces [SEP] of each text, at most `max_length`."""
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
+        return [np.asarray(ids, dtype=np.int64) for ids in encoded]
+
+    def mask(self, ids: np.ndarray, epoch: int, record: int) -> tuple[np.ndarray, np.ndarray]:
+        draw = generator(self.seed, "mask", epoch, record)
+        return mask_tokens(ids, self.vocabulary, draw, self.mask_probability, self.whole_word)
+
+    def image_batch(self, images: Sequence[int], epochs: Sequence[int]) -> Batch:
+        """pixel_values uint8 [I, 3, H, W] and image_sizes [I, 2] of these images."""
+        pixels = [self._image(image, epoch) for image, epoch in zip(images, epochs, strict=True)]
+        values, sizes = collate_images(pixels, self.size_divisor)
+        return {"pixel_values": values, "image_sizes": sizes}
+
+    def _image(self, image: int, epoch: int) -> np.ndarray:
+        pixels = load_ref(self.records.image(image), self.rule, self.limits, record=self.records.image_id(image))
+        if self.constant is not None:
+            return np.broadcast_to(np.array(self.constant, dtype=np.uint8), pixels.shape)
+        draw = generator(self.seed, "augment", epoch, image)
+        return augment(pixels, self.augmentation, draw, self.crop_scale)
+
+
+def text_key(text: str) -> int:
+    """A number for a text, equal for equal texts."""
+    data = text.encode()
+    return zlib.crc32(data) | (zlib.adler32(data) << 32)
+
+
+# -- losses of a batch -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The weights of a phase, and its share of hard negatives."""
+
+    mlm: float = 1.0
+    itm: float = 1.0
+    contrastive: float = 0.0
+    hard_share: float = 0.0
+    sample_pixels: int = 0  # 0 = all
+
+
+def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
+    """How many predictions each loss of a batch sums over; known before the forward pass."""
+    counts = {
+        "mlm": int((batch["labels"] != IGNORED).sum()) if settings.mlm else 0,
+        "itm": len(batch["match"]) if settings.itm else 0,
+        "contrastive": len(batch["match"]) if settings.contrastive else 0,
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+class PretrainingObjective(nn.Module):
+    """The model with its losses, one module, so that a distributed wrapper sees one forward."""
+
+    def __init__(self, model: PixelBertForPreTraining, encoder_dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.encoder_dtype = encoder_dtype
+
+    def forward(self, batch: Batch, settings: LossSettings) -> dict[str, Tensor]:
+        """The summed losses of a batch, by name, and `itm_right` without gradient."""
+        device = batch["input_ids"].device.type
+        cast = torch.autocast(device, self.encoder_dtype) if self.encoder_dtype else nullcontext()
+        with cast:
+            return self._losses(batch, settings)
+
+    def _losses(self, batch: Batch, settings: LossSettings) -> dict[str, Tensor]:
+        grid = self.model.pixelbert.encode_images(batch["pixel_values"], batch["image_sizes"])
+        losses: dict[str, Tensor] = {}
+        replaced = None
+        if settings.contrastive or settings.hard_share:
+            images = self.model.image_vectors(grid)
+            texts = self.model.text_vectors(batch["caption_ids"], batch["caption_mask"])
+            assert self.model.contrastive is not None
+            scale = self.model.contrastive.log_scale.exp().clamp(max=100.0)
+            if settings.contrastive:
+                losses["contrastive"] = contrastive_loss(images, texts, batch["image_of_text"], batch["own"], scale)
+            if settings.hard_share:
+                replaced = self._harden(batch, images.detach(), texts.detach(), float(scale), settings.hard_share)
+        if settings.mlm or settings.itm:
+            losses |= self._fused(batch, grid, settings, replaced)
+        return losses
+
+    def _harden(
+        self, batch: Batch, images: Tensor, texts: Tensor, scale: float, share: float
+    ) -> tuple[Tensor, Tensor]:
+        """Some negatives get a close caption of the batch instead of a random one: new ids and mask."""
+        negative = (batch["match"] == 0).nonzero()[:, 0]
+        chosen = negative[torch.rand(len(negative), device=negative.device) < share]
+        others = hard_negatives(images, texts, batch["own"], batch["image_of_text"][chosen], scale)
+        chosen, others = chosen[others >= 0], others[others >= 0]
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        width = max(ids.shape[1], batch["caption_ids"].shape[1])
+        ids = F.pad(ids, (0, width - ids.shape[1]))
+        mask = F.pad(mask, (0, width - mask.shape[1]))
+        extra = width - batch["caption_ids"].shape[1]
+        ids = ids.index_copy(0, chosen, F.pad(batch["masked_caption_ids"], (0, extra))[others])
+        mask = mask.index_copy(0, chosen, F.pad(batch["caption_mask"], (0, extra))[others])
+        return ids, mask
+
+    def _fused(
+        self, batch: Batch, grid: Any, settings: LossSettings, replaced: tuple[Tensor, Tensor] | None
+    ) -> dict[str, Tensor]:
+        ids, mask = replaced if replaced is not None else (batch["input_ids"], batch["attention_mask"])
+        labels = F.pad(batch["labels"], (0, ids.shape[1] - batch["labels"].shape[1]), value=IGNORED)
+        copies = sample_pixels(grid.select(batch["image_of_text"]), settings.sample_pixels, batch["sampling_seed"])
+        output = self.model(ids, labels=labels, attention_mask=mask, grid=copies)
+        losses = {}
+        if settings.mlm:
+            losses["mlm"] = mlm_loss(output.mlm_logits, labels[labels != IGNORED])
+        if settings.itm:
+            losses["itm"] = itm_loss(output.itm_logits, batch["match"])
+            losses["itm_right"] = (output.itm_logits.argmax(-1) == batch["match"]).sum().detach()
+        return losses

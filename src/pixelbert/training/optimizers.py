@@ -1,0 +1,69 @@
+"""Two optimizers, as the paper has them: SGD (or AdamW) for the CNN, AdamW for the rest; and their schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from pixelbert.model.modeling import PixelBertPreTrainedModel
+from pixelbert.recipes.schema import Optim, Schedule
+
+# Modules that pretrained weights never fill: they may learn at `optim.text.new_lr`.
+_NEW = ("pixels.", "mlm_head.", "itm_head.", "contrastive.", "head.")
+
+
+def build_optimizers(model: PixelBertPreTrainedModel, settings: Optim) -> list[Optimizer]:
+    """[CNN optimizer, Transformer optimizer]; the CNN's may hold no parameter.
+
+    Every group remembers its first rate in `initial_lr`. Tied weights appear once.
+    """
+    cnn, rest = [], []
+    for name, parameter in model.named_parameters():
+        (cnn if ".visual.body." in f".{name}" else rest).append((name, parameter))
+    cnn_groups = _groups(cnn, settings.cnn.lr, settings.cnn.weight_decay, settings.no_decay)
+    new = settings.text.new_lr if settings.text.new_lr is not None else settings.text.lr
+    old_names = [(n, p) for n, p in rest if not n.removeprefix("pixelbert.").startswith(_NEW)]
+    new_names = [(n, p) for n, p in rest if n.removeprefix("pixelbert.").startswith(_NEW)]
+    text_groups = _groups(old_names, settings.text.lr, settings.text.weight_decay, settings.no_decay)
+    text_groups += _groups(new_names, new, settings.text.weight_decay, settings.no_decay)
+    text = torch.optim.AdamW(text_groups, betas=settings.text.betas, eps=settings.text.eps, fused=True)
+    if settings.cnn.name == "sgd":
+        return [torch.optim.SGD(cnn_groups, momentum=settings.cnn.momentum, fused=True), text]
+    return [torch.optim.AdamW(cnn_groups, betas=settings.text.betas, eps=settings.text.eps, fused=True), text]
+
+
+def _groups(
+    named: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float, no_decay: bool
+) -> list[dict[str, object]]:
+    """With decay and without: biases and norms (one-dimensional parameters) are not decayed."""
+    decayed, plain = [], []
+    for _, parameter in named:
+        (plain if no_decay and parameter.ndim <= 1 else decayed).append(parameter)
+    return [
+        {"params": decayed, "lr": lr, "initial_lr": lr, "weight_decay": weight_decay},
+        {"params": plain, "lr": lr, "initial_lr": lr, "weight_decay": 0.0},
+    ]
+
+
+def rate_factor(step: int, steps: int, steps_per_epoch: float, settings: Schedule) -> float:
+    """What the rates are multiplied by at an optimizer step: warm-up, then milestones, linear or cosine decay."""
+    warm = 1.0
+    if step < settings.warmup_steps:
+        warm = settings.warmup_start + (1 - settings.warmup_start) * step / settings.warmup_steps
+    if settings.decay == "milestones":
+        epoch = step / steps_per_epoch
+        return warm * settings.factor ** sum(epoch >= m for m in settings.milestones)
+    start = settings.decay_from * steps
+    share = min(1.0, max(0.0, (step - start) / max(1.0, steps - start)))
+    return warm * ((1 - share) if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
+    """Every group's rate = its first rate times `factor`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor

@@ -1,0 +1,50 @@
+"""What a person sees while a run goes on: rate, share of time spent waiting for data, time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+
+
+class StepProgress:
+    """Prints a line now and then on stderr: often on a terminal, rarely in a log file."""
+
+    def __init__(self, first: int, steps: int, pairs_per_step: int, every: int) -> None:
+        self.first, self.steps, self.pairs, self.every = first, steps, pairs_per_step, max(1, every)
+        self.console = Console(stderr=True, highlight=False)
+        self.seconds = 15.0 if sys.stderr.isatty() else 60.0
+        self.begun = self.shown = time.monotonic()
+        self.waited = self.aside = 0.0  # seconds spent waiting for data, and outside of training (validation, saving)
+
+    def rate(self, done: int) -> float:
+        """Pairs a second since the start or resume, validation and saving aside."""
+        return (done - self.first) * self.pairs / max(1e-9, time.monotonic() - self.begun - self.aside)
+
+    def wait_share(self) -> float:
+        """Share of the training time spent waiting for data."""
+        return self.waited / max(1e-9, time.monotonic() - self.begun - self.aside)
+
+    def step(self, done: int, values: dict[str, float]) -> None:
+        """`done` steps are done."""
+        now = time.monotonic()
+        if done < self.steps and (now - self.shown < self.seconds or done % self.every):
+            return
+        self.shown = now
+        left = (self.steps - done) * (now - self.begun) / max(1, done - self.first)
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        self.console.print(
+            f"step {done:,}/{self.steps:,}  {losses}  {self.rate(done):.0f} pairs/s  "
+            f"waiting {self.wait_share():.0%}  left {clock(left)}"
+        )
+
+    def note(self, text: str) -> None:
+        self.console.print(text)
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, or 2:03 under an hour."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
