@@ -10,6 +10,7 @@ import hashlib
 import json
 import pickle
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -129,9 +130,30 @@ def text_file(source: WeightSource, name: str) -> Path | None:
     try:
         cached = cached_file(source.name, name, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"'{source.text}': no such file or folder, and the hub does not give it ({reason})") from error
+        reason = _one_line(error)
+        raise UsageError(f"{source.text}: no such file or folder, and the hub does not give it ({reason})") from error
     return Path(cached) if cached else None
+
+
+def timm_tensors(source: WeightSource) -> tuple[dict[str, Tensor], Sequence[float], Sequence[float]]:
+    """The pretrained weights that timm knows under a name, with the mean and std that belong to them.
+
+    Raises UsageError for a name without weights and when the hub does not give them.
+    """
+    import timm
+
+    architecture, _, tag = source.name.partition(".")
+    tags = timm.list_pretrained(f"{architecture}*") if timm.is_model(architecture) else []
+    if not any(name.split(".")[0] == architecture and tag in ("", name.partition(".")[2]) for name in tags):
+        known = tags or timm.list_pretrained()
+        raise UsageError(
+            f"{source.text}: no such file, and timm has no weights of that name; {nearest(source.name, known)}"
+        )
+    try:
+        network = timm.create_model(source.name, pretrained=True)
+    except Exception as error:  # timm, the hub's client and the network below it each have their own
+        raise UsageError(f"{source.text}: the hub does not give these weights ({_one_line(error)})") from error
+    return dict(network.state_dict()), network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
 
 
 def read_text_tensors(source: WeightSource) -> dict[str, Tensor]:
@@ -166,13 +188,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (OSError, MemoryError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     except Exception as error:  # every reader has its own way of saying that a file is damaged or not allowed
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines and path.suffix != ".pth" and len(lines) == 1 else "damaged, or holds more than tensors"
-        raise CheckpointError(f"{path}: not a weights file that can be read safely ({reason[:200]})") from error
+        reason = _one_line(error) if path.suffix in (".safetensors", ".pkl") else "damaged, or holds more than tensors"
+        raise CheckpointError(f"{path}: not a weights file that can be read safely ({reason})") from error
     tensors = _tensors(content)
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors by name")
     return tensors
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
