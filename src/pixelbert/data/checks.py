@@ -143,9 +143,7 @@ def _check_webp(ref: ImageRef, data: _Bytes, head: bytes, limits: ImageLimits) -
         raise BadImage(f"is not a readable WebP ({error})") from error
 
 
-def check_all(
-    refs: Iterable[ImageRef], how: str, limits: ImageLimits, on_done: Callable[[int], None]
-) -> Iterator[str]:
+def check_all(refs: Iterable[ImageRef], how: str, limits: ImageLimits, on_done: Callable[[int], None]) -> Iterator[str]:
     """For each image in order: "" when it is usable, else the reason. `how` is "header" or "full"."""
 
     def reason(ref: ImageRef) -> str:

@@ -9,10 +9,9 @@ from collections.abc import Iterable
 
 from pixelbert.data.badrows import BadRows
 from pixelbert.data.records import SPLITS, BadRow, Example, Excluded, ImageRef
-from pixelbert.data.shards import ImageFinder
+from pixelbert.data.shards import ImageFinder, ImageNotFound
 from pixelbert.data.sources import SourceItem
 from pixelbert.data.spool import Spool
-from pixelbert.errors import DataError
 
 AUTO = len(SPLITS)  # the split code of a row whose file names no split
 # Ids of these are unique over all their files, so that a caption read twice is found out.
@@ -33,10 +32,10 @@ class Collector:
         self.excluded: dict[str, list[int]] = {}
         self._spool = spool
         self.bad = bad
-        self._place: dict[tuple[str, int], int] = {}
+        self._number_of: dict[tuple[str, int], int] = {}
 
-    def read(self, number: int, item: SourceItem, rows: Iterable[Example | BadRow | Excluded], finder: ImageFinder) -> None:
-        """All rows of one source; `number` tells sources apart."""
+    def read(self, item: SourceItem, rows: Iterable[Example | BadRow | Excluded], finder: ImageFinder) -> None:
+        """All rows of one file."""
         names: dict[str, int | str] = {}  # image name -> its number, or why it has none
         default = AUTO if item.split is None else SPLITS.index(item.split)
         for row in rows:
@@ -44,7 +43,7 @@ class Collector:
                 code = SPLITS.index(row.split) if row.split else default
                 self.seen[code] += 1
                 try:
-                    self._add(number, item, row, code, names, finder)
+                    self._add(item, row, code, names, finder)
                 except _Rejected as rejected:
                     file, _, place = row.where.rpartition(": ")
                     self.bad.add(BadRow(file, place, str(rejected)))
@@ -55,44 +54,50 @@ class Collector:
                 counts[0] += 1
                 counts[1] += row.rows
 
-    def _add(
-        self, number: int, item: SourceItem, row: Example, code: int, names: dict[str, int | str], finder: ImageFinder
-    ) -> None:
+    def rows_seen(self) -> int:
+        """Rows so far: good, bad or left out."""
+        return sum(self.seen.values()) + self.bad.total + sum(rows for _, rows in self.excluded.values())
+
+    def _add(self, item: SourceItem, row: Example, code: int, names: dict[str, int | str], finder: ImageFinder) -> None:
         text = _checked_text(row.text)
         image = self._number(row.image, row.image_id, row.ref, names, finder)
         image2 = -1 if row.image2 is None else self._number(row.image2, row.image2, row.ref2, names, finder)
         target = json.dumps(row.target, ensure_ascii=False, sort_keys=True) if row.target else ""
         self._spool.add(
-            code, image, image2, _scope(number, item, row), _checked_id(row.id), text, target, row.source, row.where
+            code, image, image2, _scope(item, row), _checked_id(row.id), text, target, row.source, row.where
         )
 
     def _number(
         self, name: str, image_id: str, ref: ImageRef | None, names: dict[str, int | str], finder: ImageFinder
     ) -> int:
+        if ref is not None:
+            return self._place_of(ref, _checked_id(image_id))
         known = names.get(name)
         if known is None:
-            known = names[name] = self._look_up(name, image_id, ref, finder)
+            try:
+                known = self._place_of(finder.find(_checked_id(name)), _checked_id(image_id))
+            except ImageNotFound as error:
+                known = str(error)
+            except _Rejected as rejected:
+                known = str(rejected)
+            names[name] = known
         if isinstance(known, str):
             raise _Rejected(known)
         return known
 
-    def _look_up(self, name: str, image_id: str, ref: ImageRef | None, finder: ImageFinder) -> int | str:
-        try:
-            _checked_id(name)
-            ref = ref or finder.find(name)
-        except DataError as error:
-            if not str(error).startswith("image "):  # a damaged tar, an unreadable folder: nothing to do with this row
-                raise
-            return str(error)
-        except _Rejected as rejected:
-            return str(rejected)
-        local = ref.offset < 0 and "://" not in ref.file
-        key = (os.path.realpath(ref.file) if local else ref.file, ref.offset)
-        if key not in self._place:
-            self._place[key] = len(self.refs)
-            self.refs.append(ref)
-            self.image_ids.append(image_id)
-        return self._place[key]
+    def _place_of(self, ref: ImageRef, image_id: str) -> int:
+        """The number of the image that lies there, a new one for a new place."""
+        number = self._number_of.get((ref.file, ref.offset))
+        if number is None:
+            local = ref.offset < 0 and "://" not in ref.file
+            real = (os.path.realpath(ref.file) if local else ref.file, ref.offset)
+            number = self._number_of.get(real)
+            if number is None:
+                number = self._number_of[real] = len(self.refs)
+                self.refs.append(ref)
+                self.image_ids.append(image_id)
+            self._number_of[(ref.file, ref.offset)] = number
+        return number
 
 
 class _Rejected(Exception):
@@ -122,12 +127,10 @@ def _encodable(text: str, what: str) -> str:
     return text
 
 
-def _scope(number: int, item: SourceItem, row: Example) -> str:
+def _scope(item: SourceItem, row: Example) -> str:
     """Within what a record's id must be unique."""
     if row.source in _ONE_ID_SPACE:
         return row.source
     if item.name in ("csv", "jsonl"):
         return "own"
-    return f"{number}/{row.source}"
-
-
+    return f"{item.origin}/{row.source}"

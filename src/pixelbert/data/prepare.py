@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -21,13 +22,13 @@ import numpy.typing as npt
 from pixelbert.data.badrows import BadRows
 from pixelbert.data.checks import CHECKS, check_all
 from pixelbert.data.collect import AUTO, Collector
-from pixelbert.data.formats.common import is_url
+from pixelbert.data.files import is_url
 from pixelbert.data.formats.exclusion import Exclusions, load_exclusions
 from pixelbert.data.images import ImageLimits
 from pixelbert.data.output import new_folder
 from pixelbert.data.progress import Progress
 from pixelbert.data.records import FORMAT_VERSION, SPLITS, ImageRef, PreparedData
-from pixelbert.data.shards import ImageFinder, ShardWriter
+from pixelbert.data.shards import ImageFinder, ShardWriter, Unpacker
 from pixelbert.data.sources import SourceItem, parse_sources
 from pixelbert.data.spool import Spool
 from pixelbert.data.summary import print_summary, table1
@@ -103,10 +104,11 @@ def prepare(
     if not 0.0 <= val_fraction < 1.0:
         raise UsageError(f"val_fraction is {val_fraction}, expected a share from 0 to below 1")
     items = parse_sources(format, sources, split)
-    _check_options(items, options.reader)
+    _check_options(items, {**options.reader, "split": split, "exclude": exclude})
     _check_apart(items, out)
+    lists = _Lists.load(items, exclude)
     with new_folder(out, overwrite=overwrite, marker=MARKER) as folder:
-        _fill(folder, items, images, _exclusions(items, exclude), options)
+        _fill(folder, items, images, lists, options)
     data = PreparedData(out)
     if console is not None:
         print_summary(data.info, console)
@@ -126,18 +128,34 @@ def _check_apart(items: Sequence[SourceItem], out: Path) -> None:
             raise UsageError(f"{out}: --out lies in the source {item.file}; choose another place")
 
 
-def _exclusions(items: Sequence[SourceItem], lists: Sequence[str | Path]) -> Exclusions:
-    return load_exclusions(lists)
+@dataclass(frozen=True)
+class _Lists:
+    """Photos to leave out: as the user says, and for Visual Genome also those of the sets it is mixed with."""
+
+    given: Exclusions
+    visual_genome: Exclusions
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def load(items: Sequence[SourceItem], lists: Sequence[str | Path]) -> _Lists:
+        given = load_exclusions(lists)
+        mixed = [item.file for item in items if item.name == "karpathy" and item.file not in lists]
+        if not mixed or not any(item.name == "visual_genome" for item in items):
+            return _Lists(given, given)
+        names = ", ".join(Path(file).name for file in mixed)
+        note = f"Visual Genome photos that {names} holds out were left out too"
+        return _Lists(given, load_exclusions([*lists, *mixed]), (note,))
 
 
 def _fill(
-    folder: Path, items: Sequence[SourceItem], images: Sequence[str | Path], exclusions: Exclusions, options: _Options
+    folder: Path, items: Sequence[SourceItem], images: Sequence[str | Path], lists: _Lists, options: _Options
 ) -> None:
     """Write everything into `folder`."""
     with closing(BadRows(folder / "bad_rows.jsonl", options.max_bad)) as bad:
         spool = Spool(folder / "spool.arrow")
         rows = Collector(spool, bad)
-        notes = _read_all(items, images, exclusions, options, rows)
+        unpacker = Unpacker(folder / "unpacked")
+        notes = [*lists.notes, *_read_all(items, images, lists, options, rows, unpacker)]
         spool.close()
         usable = _usable_images(spool, rows, bad, options)
         split_of = _splits(spool, rows, options.val_fraction)
@@ -146,6 +164,8 @@ def _fill(
         written = {SPLITS[code]: _write(folder, SPLITS[code], spool, good[code], rows, options) for code in good}
         del spool
         (folder / "spool.arrow").unlink()
+        if options.shards:
+            shutil.rmtree(unpacker.folder, ignore_errors=True)
     info = _describe(items, rows, bad, written, notes, options)
     with open(folder / MARKER, "w", encoding="utf-8") as stream:
         stream.write(json.dumps(info, indent=1, ensure_ascii=False) + "\n")
@@ -156,23 +176,26 @@ def _fill(
 def _read_all(
     items: Sequence[SourceItem],
     images: Sequence[str | Path],
-    exclusions: Exclusions,
+    lists: _Lists,
     options: _Options,
     rows: Collector,
+    unpacker: Unpacker,
 ) -> list[str]:
     """Read every source. Returns what is worth telling."""
     total = sum(os.path.getsize(i.file) for i in items if not is_url(i.file) and os.path.isfile(i.file))
     cache: dict[Any, Any] = {}
     notes: list[str] = []
     with Progress("reading", total, "B") as progress:
-        for number, item in enumerate(items):
-            before = sum(rows.seen.values()), rows.bad.total, len(rows.excluded)
+        for item in items:
+            before = rows.rows_seen()
+            exclude = lists.visual_genome if item.name == "visual_genome" else lists.given
+            file = Path(unpacker.plain(str(item.file))) if item.name == "webdataset" else item.file
             reader = item.format.read(
-                item.file, **options.reader, split=item.split, exclude=exclusions, notes=notes,
+                file, **options.reader, split=item.split, exclude=exclude, notes=notes, label=item.file,
                 on_read=progress.advance,
             )  # fmt: skip
-            rows.read(number, item, reader, ImageFinder(images, item.guessed, cache))
-            if before == (sum(rows.seen.values()), rows.bad.total, len(rows.excluded)):
+            rows.read(item, reader, ImageFinder(images, item.guessed, unpacker=unpacker, cache=cache))
+            if rows.rows_seen() == before and item.name != "webdataset":  # a tar may be empty: no download succeeded
                 raise DataError(f"{item.file}: holds no row")
     return notes
 
@@ -184,15 +207,18 @@ def _usable_images(spool: Spool, rows: Collector, bad: BadRows, options: _Option
         return usable
     reasons: dict[int, str] = {}
     with Progress("checking images", len(rows.refs), "images") as progress:
-        for image, reason in enumerate(check_all(rows.refs, options.check_images, options.limits, progress.advance)):
+        checked = check_all(rows.refs, options.check_images, options.limits, progress.advance)
+        for number, reason in enumerate(checked):
             if reason:
-                usable[image] = False
-                reasons[image] = reason
+                usable[number] = False
+                reasons[number] = reason
     if reasons:
         image, image2 = spool.numbers("image"), spool.numbers("image2")
-        for row in np.flatnonzero(~(usable[image] & (usable[image2] | (image2 < 0)))):
+        for row in np.flatnonzero(~(usable[image] & (usable[image2] | (image2 < 0)))).tolist():
             wrong = int(image[row]) if int(image[row]) in reasons else int(image2[row])
-            bad.add(spool.bad(int(row), f"image '{rows.refs[wrong].file}' is unusable: {reasons[wrong]}"))
+            ref, name = rows.refs[wrong], rows.image_ids[wrong]
+            told = f"'{ref.file}'" if ref.offset < 0 else f"'{name}' in '{ref.file}' at byte {ref.offset}"
+            bad.add(spool.bad(row, f"image {told} is unusable: {reasons[wrong]}"))
     return usable
 
 
@@ -324,5 +350,3 @@ def _describe(
         "table1": table1(splits),
         "fingerprint": digest.hexdigest(),
     }
-
-

@@ -103,7 +103,7 @@ class ImageRef:
 
                 handle = fsspec.open(self.file, "rb").open()
             else:
-                handle = open(self.file, "rb")
+                handle = open(self.file, "rb")  # noqa: SIM115
             with handle:
                 if self.offset < 0:
                     return handle.read()
@@ -205,7 +205,9 @@ class PreparedData:
         try:
             self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise DataError(f"{self.folder}: not a prepared folder (no prepared.json); run pixelbert prepare") from error
+            raise DataError(
+                f"{self.folder}: not a prepared folder (no prepared.json); run pixelbert prepare"
+            ) from error
         except ValueError as error:
             raise DataError(f"{path}: damaged ({error}); run pixelbert prepare again") from error
         if self.info.get("format", 0) > FORMAT_VERSION:

@@ -6,15 +6,20 @@ that. That needs an uncompressed tar.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
+import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
-from pixelbert.data.formats.common import OnRead, is_url
+from pixelbert.data.files import OnRead, is_url, open_raw
 from pixelbert.data.records import ImageRef
 from pixelbert.errors import DataError
 
@@ -28,6 +33,10 @@ _GUESSED_DEPTH = 3
 def is_tar(name: str | Path) -> bool:
     """Told by the file name: .tar, or a compressed tar."""
     return str(name).lower().endswith(TAR_SUFFIXES + COMPRESSED_TAR_SUFFIXES)
+
+
+class ImageNotFound(DataError):
+    """An image is nowhere, or in two places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,7 @@ def tar_members(path: Path | str, on_read: OnRead | None = None) -> Iterator[Mem
     Raises DataError when the tar is missing, compressed, damaged or cut off.
     """
     name = str(path)
-    with _open(name) as stream:
+    with open_raw(name) as stream:
         start = stream.read(2)
         stream.seek(0, os.SEEK_END)
         size = stream.tell()
@@ -59,7 +68,7 @@ def tar_members(path: Path | str, on_read: OnRead | None = None) -> Iterator[Mem
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 while (info := tar.next()) is not None:
-                    tar.members.clear()  # tarfile keeps every header otherwise
+                    tar.members.clear()  # type: ignore[attr-defined] # tarfile keeps every header otherwise
                     member = _member(info, seen)
                     if member is not None:
                         if member.offset + member.size > size:
@@ -88,18 +97,72 @@ def _member(info: tarfile.TarInfo, seen: dict[str, Member]) -> Member | None:
     return Member(name, info.offset_data, info.size)
 
 
-def _open(name: str) -> IO[bytes]:
-    try:
-        if is_url(name):
-            import fsspec
+class SliceReader:
+    """Reads slices of one file (local or URL), opened once."""
 
-            handle: IO[bytes] = fsspec.open(name, "rb").open()
-            return handle
-        return open(name, "rb")
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: no such file") from error
-    except (OSError, ImportError, ValueError) as error:
-        raise DataError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._stream = open_raw(name)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Raises DataError when the file ends before."""
+        self._stream.seek(offset)
+        data = self._stream.read(size)
+        if len(data) != size:
+            raise DataError(f"{self._name}: ends before byte {offset + size}; the tar is cut off")
+        return data
+
+    def __enter__(self) -> SliceReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+
+class Unpacker:
+    """Makes plain tars of compressed ones in a folder of its own, each once; plain ones are left where they are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._done: dict[str, str] = {}
+
+    def plain(self, name: str) -> str:
+        """The path of a plain tar with the content of `name`.
+
+        Raises DataError when it is damaged or packed with something other than gzip, bzip2 or xz.
+        """
+        if name not in self._done:
+            self._done[name] = self._unpack(name)
+        return self._done[name]
+
+    def _unpack(self, name: str) -> str:
+        with open_raw(name) as stream:
+            packing = _MAGIC.get(stream.read(2), "")
+            stream.seek(0)
+            if not packing:
+                return name
+            if packing == "zstd":
+                raise DataError(f"{name}: a zstd-compressed tar; unpack it to a plain .tar first")
+            opener: Any = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[packing]
+            self.folder.mkdir(exist_ok=True)
+            stem = re.sub(r"\.(tar|tgz|tbz2|txz)?(\.\w+)?$", "", name.rpartition("/")[2])
+            target = self.folder / f"{len(self._done):05d}-{stem}.tar"
+            with open(target, "wb") as out:
+                self._copy(name, opener(stream), out)
+                out.flush()
+                os.fsync(out.fileno())
+        return str(target)
+
+    @staticmethod
+    def _copy(name: str, packed: IO[bytes], out: IO[bytes]) -> None:
+        while True:
+            try:
+                block = packed.read(1 << 20)
+            except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, OSError) as error:
+                raise DataError(f"{name}: the compressed tar is damaged or cut off ({error})") from error
+            if not block:
+                return
+            out.write(block)
 
 
 @dataclass
@@ -108,6 +171,12 @@ class _Found:
 
     files: dict[str, list[ImageRef]] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
+    unpacker: Unpacker | None = None
+
+    def add_tar(self, path: str) -> None:
+        path = self.unpacker.plain(path) if self.unpacker else path
+        for member in tar_members(path):
+            self.add(member.name, ImageRef(path, member.offset, member.size))
 
     def add(self, name: str, ref: ImageRef) -> None:
         places = self.files.setdefault(name, [])
@@ -126,17 +195,21 @@ class ImageFinder:
     4. a file or member with the same base name.
 
     `roots` are folders, tars or URLs of either; `guessed` are folders to look in when the roots have nothing (where
-    the annotation file lies), searched three levels deep.
+    the annotation file lies), searched three levels deep. A compressed tar is a DataError unless there is an
+    `unpacker`. Finders that share a `cache` list the same roots once.
     """
 
     def __init__(
         self,
         roots: Iterable[Path | str],
         guessed: Iterable[Path | str] = (),
+        *,
+        unpacker: Unpacker | None = None,
         cache: dict[tuple[str, ...], _Found] | None = None,
     ) -> None:
         self.roots = [str(root) for root in roots]
         self.guessed = [g for g in (str(root) for root in guessed) if g not in self.roots]
+        self._unpacker = unpacker
         self._cache = {} if cache is None else cache
         for root in self.roots:
             if not is_url(root) and not os.path.exists(root):
@@ -148,23 +221,23 @@ class ImageFinder:
         return ", ".join(self.roots + self.guessed) or "no folder"
 
     def find(self, name: str) -> ImageRef:
-        """Where the image lies. Raises DataError when it is nowhere, or in two places."""
+        """Where the image lies. Raises ImageNotFound when it is nowhere, or in two places."""
         if is_url(name):
             return ImageRef(name)
         clean = name.replace("\\", "/") if "\\" in name and not os.path.exists(name) else name
         if os.path.isabs(clean):
             if os.path.isfile(clean):
                 return ImageRef(clean)
-            raise DataError(f"image '{name}' does not exist")
+            raise ImageNotFound(f"image '{name}' does not exist")
         clean = os.path.normpath(clean).replace(os.sep, "/")
         for roots, is_guess in ((self.roots, False), (self.guessed, True)):
             places = self._in_folders(clean, roots) or self._in_index(clean, roots, is_guess)
             if len(places) > 1:
                 told = " and ".join(_told(place) for place in places[:2])
-                raise DataError(f"image '{name}' is ambiguous: {told}")
+                raise ImageNotFound(f"image '{name}' is ambiguous: {told}")
             if places:
                 return places[0]
-        raise DataError(f"image '{name}' not found in {self}")
+        raise ImageNotFound(f"image '{name}' not found in {self}")
 
     @staticmethod
     def _in_folders(name: str, roots: list[str]) -> list[ImageRef]:
@@ -180,7 +253,7 @@ class ImageFinder:
     def _in_index(self, name: str, roots: list[str], is_guess: bool) -> list[ImageRef]:
         key = (str(is_guess), *roots)
         if key not in self._cache:
-            self._cache[key] = _index(roots, _GUESSED_DEPTH if is_guess else None)
+            self._cache[key] = _index(roots, _GUESSED_DEPTH if is_guess else None, self._unpacker)
         index = self._cache[key]
         if name in index.files:
             return index.files[name]
@@ -193,8 +266,8 @@ def _told(ref: ImageRef) -> str:
     return ref.file if ref.offset < 0 else f"{ref.file} at byte {ref.offset}"
 
 
-def _index(roots: list[str], depth: int | None) -> _Found:
-    found = _Found()
+def _index(roots: list[str], depth: int | None, unpacker: Unpacker | None) -> _Found:
+    found = _Found(unpacker=unpacker)
     seen: set[str] = set()
     for root in roots:
         if is_url(root):
@@ -206,14 +279,14 @@ def _index(roots: list[str], depth: int | None) -> _Found:
                     continue
                 seen.add(real)
                 if is_tar(name):
-                    _index_tar(found, os.path.abspath(path))
+                    found.add_tar(os.path.abspath(path))
                 else:
                     found.add(f"{folder}/{name}" if folder else name, ImageRef(os.path.abspath(path)))
         elif os.path.exists(root):
             real = os.path.realpath(root)
             if real not in seen:
                 seen.add(real)
-                _index_tar(found, os.path.abspath(root))
+                found.add_tar(os.path.abspath(root))
     return found
 
 
@@ -229,14 +302,9 @@ def _walk(root: str, depth: int | None) -> Iterator[tuple[str, str, str]]:
                 yield relative, name, os.path.join(folder, name)
 
 
-def _index_tar(found: _Found, path: str) -> None:
-    for member in tar_members(path):
-        found.add(member.name, ImageRef(path, member.offset, member.size))
-
-
 def _index_url(found: _Found, root: str) -> None:
     if is_tar(root):
-        _index_tar(found, root)
+        found.add_tar(root)
         return
     import fsspec
 
@@ -248,7 +316,7 @@ def _index_url(found: _Found, root: str) -> None:
     for path in paths:
         url = system.unstrip_protocol(path)
         if is_tar(path):
-            _index_tar(found, url)
+            found.add_tar(url)
         else:
             found.add(path[len(base) :].lstrip("/"), ImageRef(url))
 

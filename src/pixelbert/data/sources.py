@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pixelbert.data.files import is_url
 from pixelbert.data.formats import FORMATS, Format
-from pixelbert.data.formats.common import RowError, canonical_split, is_url
+from pixelbert.data.formats.common import RowError, canonical_split
 from pixelbert.errors import UsageError, nearest
 
 
@@ -15,6 +16,7 @@ from pixelbert.errors import UsageError, nearest
 class SourceItem:
     """One annotation file (or tar, or prepared folder) to read.
 
+    origin:  number of the SOURCE that it came from; a folder may hold several files.
     guessed: folders in which its images may lie when the user names none.
     """
 
@@ -23,6 +25,7 @@ class SourceItem:
     file: Path | str
     split: str | None
     guessed: tuple[str, ...]
+    origin: int
 
 
 def parse_sources(format: str, sources: Sequence[str | Path], split: str | None) -> list[SourceItem]:
@@ -35,7 +38,7 @@ def parse_sources(format: str, sources: Sequence[str | Path], split: str | None)
         raise UsageError("no SOURCE given")
     split = option_split(split)
     items: list[SourceItem] = []
-    for source in sources:
+    for origin, source in enumerate(sources):
         name, own_split, path = format, split, str(source)
         if format == "mix":
             name, equals, path = str(source).partition("=")
@@ -45,15 +48,15 @@ def parse_sources(format: str, sources: Sequence[str | Path], split: str | None)
                 raise UsageError(f"'{source}': the format 'mix' takes sources as FORMAT=PATH")
         if name not in FORMATS:
             raise UsageError(f"unknown format '{name}'; {nearest(name, [*FORMATS, 'mix'])}")
-        items += _items(name, path, own_split)
+        items += _items(name, path, own_split, origin)
     return items
 
 
-def _items(name: str, path: str, split: str | None) -> list[SourceItem]:
+def _items(name: str, path: str, split: str | None, origin: int) -> list[SourceItem]:
     form = FORMATS[name]
-    source = path if is_url(path) else Path(path)
     items = []
-    for file in form.locate(source):  # type: ignore[arg-type]
+    files: list[Path | str] = [path] if is_url(path) else [*form.locate(Path(path))]
+    for file in files:
         if is_url(path):
             guessed: tuple[str, ...] = (path.rpartition("/")[0],)
         elif Path(path).is_dir():
@@ -61,7 +64,7 @@ def _items(name: str, path: str, split: str | None) -> list[SourceItem]:
         else:
             folder = Path(file).parent
             guessed = (str(folder), str(folder.parent)) if folder.name == "annotations" else (str(folder),)
-        items.append(SourceItem(name, form, file, split, guessed))
+        items.append(SourceItem(name, form, file, split, guessed, origin))
     return items
 
 

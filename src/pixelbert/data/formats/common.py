@@ -1,20 +1,16 @@
-"""What all readers share: opening files (plain, gzipped, local or URL), streaming JSON, naming a place in a file."""
+"""What all readers share: finding their files, streaming JSON, naming a place in a file, splits and ids."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from pixelbert.data.files import OnRead, is_url, open_bytes
 from pixelbert.data.records import SPLIT_ALIASES, SPLITS
 from pixelbert.errors import DataError, nearest
-
-OnRead = Callable[[int], None]
 
 
 class RowError(Exception):
@@ -23,68 +19,6 @@ class RowError(Exception):
 
 # Above this the whole text is not read again just to name the line of a damaged place.
 _MAX_BYTES_TO_LOCATE = 256 * 1024 * 1024
-
-
-def is_url(name: str | Path) -> bool:
-    """True for s3://..., https://... and the like."""
-    return re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+://", str(name)) is not None
-
-
-class _Source(io.RawIOBase):
-    """A file that counts the bytes taken from the disk and turns a damaged gzip stream into a DataError."""
-
-    def __init__(self, name: str, raw: BinaryIO, on_read: OnRead | None) -> None:
-        self._name = name
-        self._raw = raw
-        self._on_read = on_read
-        self._told = 0
-        start = raw.read(2)
-        raw.seek(0)
-        self._stream: Any = gzip.GzipFile(fileobj=raw) if start == b"\x1f\x8b" else raw
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._stream.read(len(buffer))
-        except EOFError as error:
-            raise DataError(f"{self._name}: the gzip file is cut off at byte {self._raw.tell()}") from error
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{self._name}: the gzip file is damaged near byte {self._raw.tell()} ({error})") from error
-        except OSError as error:
-            raise DataError(f"{self._name}: cannot be read ({error.strerror or error})") from error
-        buffer[: len(data)] = data
-        if self._on_read is not None:
-            position = self._raw.tell()
-            self._on_read(position - self._told)
-            self._told = position
-        return len(data)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-def open_bytes(source: Path | str, on_read: OnRead | None = None) -> io.BufferedReader:
-    """The bytes of a local file or URL, unpacked when gzipped (told by content, not by name).
-
-    `on_read` is called with the number of bytes taken from the file as reading goes on, for progress.
-    Raises DataError when the file is missing, unreadable, or its gzip stream is damaged.
-    """
-    name = str(source)
-    try:
-        if is_url(name):
-            import fsspec
-
-            raw = fsspec.open(name, "rb").open()
-        else:
-            raw = open(name, "rb")  # noqa: SIM115 - closed by the returned reader
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: no such file") from error
-    except (OSError, ImportError, ValueError) as error:
-        raise DataError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
-    return io.BufferedReader(_Source(name, raw, on_read), 1 << 18)
 
 
 def json_items(source: Path | str, prefix: str, on_read: OnRead | None = None) -> Iterator[Any]:

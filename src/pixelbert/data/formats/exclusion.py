@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pixelbert.data.formats.common import as_id, json_items, open_bytes
+from pixelbert.data.files import open_bytes
+from pixelbert.data.formats.common import as_id, json_items
 from pixelbert.errors import DataError
 
 HELD_OUT_SPLITS = ("val", "test")
@@ -35,11 +36,7 @@ class Exclusions:
 
     def reason(self, *, coco_id: str = "", flickr_id: str = "", image_id: str = "") -> str:
         """Why the photo with these ids is left out, "" when it may stay."""
-        return (
-            self.coco_ids.get(coco_id, "")
-            or self.flickr_ids.get(flickr_id, "")
-            or self.image_ids.get(image_id, "")
-        )
+        return self.coco_ids.get(coco_id, "") or self.flickr_ids.get(flickr_id, "") or self.image_ids.get(image_id, "")
 
 
 def load_exclusions(lists: Iterable[Path | str]) -> Exclusions:
@@ -57,18 +54,11 @@ def load_exclusions(lists: Iterable[Path | str]) -> Exclusions:
         kind, _, rest = str(item).partition(":")
         if kind not in ("coco", "flickr", "image") or not rest:
             kind, rest = "", str(item)
-        before = _size(out)
         if not kind and _is_karpathy(rest):
             _add_karpathy(out, rest)
         else:
             _add_plain(out, rest, kind)
-        if _size(out) == before:
-            raise DataError(f"{rest}: names no photo to leave out that an earlier list did not name")
     return out
-
-
-def _size(out: Exclusions) -> int:
-    return len(out.coco_ids) + len(out.flickr_ids) + len(out.image_ids)
 
 
 def _is_karpathy(path: str) -> bool:
@@ -88,19 +78,23 @@ def _add_karpathy(out: Exclusions, path: str) -> None:
             if split in HELD_OUT_SPLITS:
                 out.coco_ids.setdefault(coco, f"COCO {split}")
         elif match := _FLICKR_NAME.match(image["filename"]):
-            out.flickr_ids.setdefault(match.group(1), _set_name(path))
+            out.flickr_ids.setdefault(match.group(1), flickr_set(path))
     if not found:
         raise DataError(f"{path}: has no 'images' list; a Karpathy split file was expected")
 
 
-def _set_name(path: str) -> str:
+def flickr_set(path: Path | str) -> str:
+    """The set that a Karpathy file of Flickr photos is of, by its name; the reason told for leaving one out."""
     name = Path(path).name.lower()
     return "Flickr30K" if "flickr30k" in name else "Flickr8k" if "flickr8k" in name else Path(path).name
 
 
 def _add_plain(out: Exclusions, path: str, kind: str) -> None:
     name = Path(path).name
-    for line in _lines(path):
+    lines = _lines(path)
+    if not lines:
+        raise DataError(f"{path}: the exclusion list is empty")
+    for line in lines:
         word = line.split()[0] if kind != "image" else line
         coco, flickr = _COCO_NAME.search(word), _FLICKR_NAME.match(word)
         if kind == "image":

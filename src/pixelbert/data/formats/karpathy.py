@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixelbert.data.formats.common import OnRead, RowError, as_id, canonical_split, find_annotations, json_items
-from pixelbert.data.formats.exclusion import Exclusions, coco_flickr_ids
+from pixelbert.data.files import OnRead
+from pixelbert.data.formats.common import RowError, as_id, canonical_split, find_annotations, json_items
+from pixelbert.data.formats.exclusion import Exclusions, coco_flickr_ids, flickr_set
 from pixelbert.data.records import BadRow, Example, Excluded
 from pixelbert.errors import DataError, UsageError
 
@@ -34,6 +35,7 @@ def read(
     *,
     merge_restval: bool = False,
     exclude: Exclusions | None = None,
+    notes: list[str] | None = None,
     on_read: OnRead | None = None,
     **_: Any,
 ) -> Iterator[Example | BadRow | Excluded]:
@@ -44,7 +46,7 @@ def read(
     """
     path = locate(source)[0]
     flickr_of = coco_flickr_ids(path) if exclude and exclude.flickr_ids else {}
-    number = -1
+    number, unmatched = -1, 0
     for number, image in enumerate(json_items(path, "images.item", on_read)):
         place = f"image {number}"
         try:
@@ -52,13 +54,23 @@ def read(
         except RowError as error:
             yield BadRow(str(path), place, str(error))
             continue
+        unmatched += bool(
+            exclude and exclude.flickr_ids and "cocoid" in image and as_id(image["cocoid"]) not in flickr_of
+        )
         reason = exclude.reason(**_keys(image, flickr_of)) if exclude else ""
-        if reason and examples and isinstance(examples[0], Example) and examples[0].split in ("train", "restval"):
+        guarded = canonical_split(image["split"]) in ("train", "restval") and reason != flickr_set(
+            path
+        )  # a set never excludes itself
+        if reason and guarded:
             yield Excluded(reason, len(examples))
         else:
             yield from examples
     if number < 0:
         raise DataError(f"{path}: has no 'images' list; is it a Karpathy split file?")
+    if unmatched and notes is not None:
+        notes.append(f"{unmatched:,} photos of {path.name} could not be compared with Flickr30K: the file does not say"
+                     " where on Flickr they come from, and captions_train2014.json, captions_val2014.json are not"
+                     " beside it")  # fmt: skip
 
 
 def _examples(image: Any, path: Path, place: str, merge_restval: bool) -> list[Example | BadRow]:
@@ -86,7 +98,7 @@ def _examples(image: Any, path: Path, place: str, merge_restval: bool) -> list[E
         if not isinstance(sentence, dict):
             examples.append(BadRow(str(path), where, "the sentence is no object"))
             continue
-        text = sentence.get("raw")
+        text: Any = sentence.get("raw")
         if text is None and isinstance(sentence.get("tokens"), list):
             text = " ".join(map(str, sentence["tokens"]))
         identity = as_id(sentence.get("sentid")) or f"{filename}#{k}"
