@@ -84,6 +84,7 @@ class PixelBertConfig(PreTrainedConfig):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is '{getattr(self, name)}', expected one of {', '.join(choices)}")
+        kwargs.setdefault("tie_word_embeddings", True)  # transformers ties the masked-word decoder only when told so
         kwargs.pop("hidden_size", None)
         kwargs.pop("initializer_range", None)
         super().__init__(**kwargs)
