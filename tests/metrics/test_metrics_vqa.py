@@ -7,34 +7,27 @@ import itertools
 import json
 import random
 from fractions import Fraction
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vqa_second_reading import (
+    TABLES,
+    annotation,
+    answers_to_hit_rules,
+    random_answer,
+    random_questions,
+    slow_accuracy,
+    slow_normalize,
+    without,
+)
 
 from pixelbert.metrics import normalize_answer, vqa_accuracy, vqa_answer_vocabulary, vqa_soft_targets
 
-TABLES = json.loads(resources.files("pixelbert.metrics").joinpath("vqa_normalization.json").read_text("utf-8"))
 # Inputs made by chance, results by the reference scripts themselves: cases and numbers only.
 OFFICIAL = json.loads((Path(__file__).parent / "official_vqa_numbers.json").read_text("utf-8"))
-
-
-def annotation(
-    question_id: int, answers: list[str], answer_type: str = "other", question_type: str = "what is"
-) -> dict[str, Any]:
-    """A record of the official annotation file; the majority answer is the first one here."""
-    records = [{"answer": answer, "answer_confidence": "yes", "answer_id": n} for n, answer in enumerate(answers, 1)]
-    return {
-        "question_id": question_id,
-        "image_id": 1,
-        "question_type": question_type,
-        "answer_type": answer_type,
-        "multiple_choice_answer": answers[0],
-        "answers": records,
-    }
 
 
 def one_score(prediction: str, answers: list[str]) -> float:
@@ -157,67 +150,6 @@ def test_normalize_answer_equals_the_reference_script() -> None:
     assert [normalize_answer(text) for text, _ in OFFICIAL["normalize"]] == [out for _, out in OFFICIAL["normalize"]]
 
 
-# The second reading: character by character, no pattern, no translation table, tables written out again.
-PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6"}
-NUMBERS |= {"seven": "7", "eight": "8", "nine": "9", "ten": "10"}
-
-
-def slow_normalize(text: str) -> str:
-    padded = ["start", *text, "end"]  # neither end is a space
-    triples = zip(padded, padded[1:], padded[2:], strict=False)
-    comma_rule = any(b == "," and a in set("0123456789") and c in set("0123456789") for a, b, c in triples)
-    without = ""
-    for character in text:
-        if character not in PUNCTUATION:
-            without += character
-            continue
-        beside = [{a, c} for a, b, c in zip(padded, padded[1:], padded[2:], strict=False) if b == character]
-        if not comma_rule and not any(" " in neighbours for neighbours in beside):
-            without += " "
-    kept, deleted = "", 0
-    for place, character in enumerate(without):
-        following = without[place + 1 : place + 2]
-        if character == "." and deleted < 32 and (following == "" or following not in "0123456789"):
-            deleted += 1
-        else:
-            kept += character
-    words, word = [], ""
-    for character in kept.lower() + " ":
-        if not character.isspace():
-            word += character
-        elif word:
-            words.append(word)
-            word = ""
-    result = []
-    for one in words:
-        digits = NUMBERS.get(one, one)
-        if digits not in ("a", "an", "the"):
-            result.append(TABLES["contractions"].get(digits, digits))
-    return " ".join(result)
-
-
-_SPACES = [" ", " ", "  ", "\n", "\t", "\r", "\u00a0", "\u3000", "\x1c", "\u2028"]
-_WORDS = ["cat", "Dog", "x", "b", "a", "An", "THE", "É", "İ", "ß", "none", "Two", "ten", "1", "07", "3", "lets", "Im"]
-_ODD = [".", "..", "." * 31, "." * 33, "1,2", ",3", "4,", "1,a", "'", ":", "%", "$", "\u200b", "٣"]
-_CONTRACTED = sorted(TABLES["contractions"])
-fragments = st.one_of(
-    st.sampled_from(list(PUNCTUATION)),
-    st.sampled_from(_SPACES),
-    st.sampled_from(_WORDS),
-    st.sampled_from(_ODD),
-    st.sampled_from(_CONTRACTED + [key.upper() for key in _CONTRACTED]),
-    st.text(max_size=3),
-)
-answers_to_hit_rules = st.lists(fragments, max_size=12).map("".join)
-
-
-def random_answer(draw: random.Random, longest: int = 10) -> str:
-    """The same fragments drawn fast, for thousands at a time."""
-    pools = (PUNCTUATION, PUNCTUATION, _SPACES, _SPACES, _WORDS, _WORDS, _ODD, _CONTRACTED)
-    return "".join(draw.choice(draw.choice(pools)) for _ in range(draw.randrange(longest + 1)))
-
-
 @given(answers_to_hit_rules)
 def test_normalize_answer_equals_second_reading(text: str) -> None:
     assert normalize_answer(text) == slow_normalize(text)
@@ -335,48 +267,6 @@ def test_vqa_accuracy_equals_the_reference_script() -> None:
         assert scores.per_question_type == pytest.approx(case["per_question_type"], abs=1e-9)
 
 
-M_OF_TEN = [Fraction(n, 10) for n in (0, 3, 6, 9, 10, 10, 10, 10, 10, 10, 10)]
-
-
-def slow_accuracy(prediction: str, answers: list[str]) -> Fraction:
-    """By the table of m of ten, not by leaving records out."""
-
-    def clean(text: str) -> str:
-        return "".join(" " if c in "\n\t" else c for c in text).strip()
-
-    cleaned = [clean(answer) for answer in answers]
-    guess = clean(prediction)
-    if any(answer != cleaned[0] for answer in cleaned):
-        return M_OF_TEN[[slow_normalize(answer) for answer in cleaned].count(slow_normalize(guess))]
-    return M_OF_TEN[cleaned.count(guess)]
-
-
-def random_questions(seed: int, count: int) -> tuple[dict[int, str], list[dict[str, Any]]]:
-    """Questions whose ten answers are few strings in many spellings, and predictions that are one of them or near."""
-    draw = random.Random(seed)
-    predictions, annotations = {}, []
-    for question in range(count):
-        stem = random_answer(draw, 4)
-        spellings = [
-            stem,
-            stem.upper(),
-            f"the {stem}",
-            f" {stem}\n",
-            f"{stem}.",
-            stem.replace(" ", "-"),
-            random_answer(draw, 4),
-        ]
-        chosen = draw.sample(spellings, draw.randint(1, 4))
-        answers = [draw.choice(chosen) for _ in range(10)]
-        kinds = (
-            draw.choice(["yes/no", "number", "other"]),
-            draw.choice(["what", "is the", "how many", "none of the above"]),
-        )
-        annotations.append(annotation(question, answers, *kinds))
-        predictions[question] = draw.choice([draw.choice(answers), draw.choice(spellings), slow_normalize(stem)])
-    return predictions, annotations
-
-
 def test_vqa_accuracy_equals_second_reading_on_thousands() -> None:
     predictions, annotations = random_questions(seed=1, count=3_000)
     scores = vqa_accuracy(predictions, annotations)
@@ -419,10 +309,6 @@ def test_order_does_not_matter_and_nothing_is_changed() -> None:
     assert (predictions, annotations) == before
 
 
-def without(record: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != name}
-
-
 RECORD = annotation(5, ["yes"] * 10)
 WRONG = [
     ({5: "yes"}, [RECORD, annotation(6, ["no"] * 10)], r"1 annotated questions have no prediction: 6"),
@@ -449,111 +335,3 @@ WRONG = [
 def test_wrong_input_is_named(predictions: Any, annotations: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         vqa_accuracy(predictions, annotations)
-
-
-# --- vocabulary and targets ------------------------------------------------------------------------------------------
-
-
-def majority(question_id: int, answer: str) -> dict[str, Any]:
-    return {"question_id": question_id, "multiple_choice_answer": answer}
-
-
-def test_vocabulary_counts_normalised_majority_answers() -> None:
-    records = [majority(n, "Two") for n in range(5)] + [majority(n, "2") for n in range(5, 9)]
-    records += [majority(n, "eight cats") for n in range(20, 28)]
-    assert vqa_answer_vocabulary(records) == ["2"]  # 5 + 4 = 9 are kept, 8 are not
-    assert vqa_answer_vocabulary(records, min_count=8) == ["2", "8 cats"]
-
-
-def test_vocabulary_counts_distinct_questions() -> None:
-    records = [majority(1, "cat")] * 12 + [majority(n, "dog") for n in range(9)]
-    assert vqa_answer_vocabulary(records) == ["dog"]
-    # A question that gives two answers counts for both.
-    assert vqa_answer_vocabulary([*records, *[majority(n, "owl") for n in range(9)]]) == ["dog", "owl"]
-
-
-def test_vocabulary_keeps_the_empty_answer_and_does_not_clean() -> None:
-    assert vqa_answer_vocabulary([majority(1, "the"), majority(2, "A")], 2) == [""]
-    assert vqa_answer_vocabulary([majority(1, "p-q- ")], 1) == ["pq"]  # stripped it would be "p q"
-    assert vqa_answer_vocabulary([majority(1, "a-b-\nc")], 1) == ["b c"]  # cleaned it would be "ab c"
-
-
-def test_vocabulary_order_is_by_count_then_code_point() -> None:
-    words = ["b"] * 2 + ["c"] * 3 + ["Z"] * 2 + ["é"] * 2 + ["10"] * 2
-    records = [majority(n, word) for n, word in enumerate(words)]
-    expected = ["c", "10", "b", "z", "é"]
-    assert vqa_answer_vocabulary(records, 2) == expected
-    for seed in range(5):
-        random.Random(seed).shuffle(records)
-        assert vqa_answer_vocabulary(iter(records), 2) == expected
-    assert vqa_answer_vocabulary([]) == []
-
-
-MIXED = ["yes"] * 4 + ["2"] * 3 + ["two"] * 2 + ["Yes"]
-
-
-def test_targets_of_raw_strings_as_the_reference_counts_them() -> None:
-    vocabulary = ["2", "t shirt", "yes"]
-    records = [annotation(1, MIXED), annotation(2, ["t-shirt"] * 10)]
-    assert vqa_soft_targets(records, vocabulary, normalize=False) == {1: {"yes": 1.0, "2": 0.9}, 2: {}}
-
-
-def test_targets_of_normalised_strings() -> None:
-    vocabulary = ["2", "t shirt", "yes"]
-    records = [annotation(1, MIXED), annotation(2, ["t-shirt"] * 10), annotation(3, ["owl"] * 10)]
-    assert vqa_soft_targets(records, vocabulary) == {1: {"yes": 1.0, "2": 1.0}, 2: {"t shirt": 1.0}, 3: {}}
-
-
-@pytest.mark.parametrize("normalize", [True, False])
-def test_target_scores_by_count(normalize: bool) -> None:
-    answers = ["one x"] + ["x2"] * 2 + ["x3"] * 3 + ["x4"] * 4
-    targets = vqa_soft_targets([annotation(1, answers)], ["one x", "1 x", "x2", "x3", "x4", "never"], normalize)
-    assert targets == {1: {"1 x" if normalize else "one x": 0.3, "x2": 0.6, "x3": 0.9, "x4": 1.0}}
-
-
-def test_targets_do_not_clean() -> None:
-    record = annotation(1, ["p-q- "] * 4 + ["p-q-"] * 6)
-    assert vqa_soft_targets([record], ["pq", "p q"]) == {1: {"pq": 1.0, "p q": 1.0}}
-    assert vqa_soft_targets([record], ["pq", "p q", "p-q- "], normalize=False) == {1: {"p-q- ": 1.0}}
-
-
-def test_vocabulary_and_targets_equal_the_reference_script() -> None:
-    case = OFFICIAL["targets"]
-    vocabulary = vqa_answer_vocabulary(case["annotations"], case["min_count"])
-    assert sorted(vocabulary) == case["vocabulary"]
-    targets = vqa_soft_targets(case["annotations"], vocabulary, normalize=False)
-    assert {str(question): target for question, target in targets.items()} == case["targets"]
-    assert sum(not target for target in targets.values()) > 5
-    assert sum(len(target) > 1 for target in targets.values()) > 5
-
-
-@given(st.lists(st.lists(answers_to_hit_rules, min_size=10, max_size=10), max_size=4), st.booleans())
-def test_targets_equal_second_reading(questions: list[list[str]], normalize: bool) -> None:
-    records = [annotation(n, answers) for n, answers in enumerate(questions)]
-    spell = slow_normalize if normalize else str
-    vocabulary = sorted({spell(answer) for answers in questions for answer in answers})[::2]
-    targets = vqa_soft_targets(records, vocabulary, normalize)
-    assert list(targets) == list(range(len(questions)))
-    for target, answers in zip(targets.values(), questions, strict=True):
-        counts = [(word, sum(spell(answer) == word for answer in answers)) for word in vocabulary]
-        assert target == {word: float(M_OF_TEN[count]) for word, count in counts if count}
-
-
-@pytest.mark.parametrize(
-    ("records", "message"),
-    [
-        ([{"question_id": 3}], r"question 3 has no text 'multiple_choice_answer'"),
-        ([{"question_id": 3, "multiple_choice_answer": 2}], r"question 3 has no text 'multiple_choice_answer'"),
-        ([{"multiple_choice_answer": "x"}], r"annotation 0 has no 'question_id'"),
-    ],
-)
-def test_vocabulary_of_wrong_records(records: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        vqa_answer_vocabulary(records)
-
-
-def test_targets_of_wrong_records() -> None:
-    with pytest.raises(ValueError, match="question 5 is annotated twice"):
-        vqa_soft_targets([RECORD, RECORD], ["yes"])
-    with pytest.raises(ValueError, match="question 5 has no list of 'answers'"):
-        vqa_soft_targets([without(RECORD, "answers")], ["yes"])
