@@ -36,7 +36,7 @@ _HOME = {
     "train": "pixelbert.training.loop",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]  # noqa: PLE0604 - every entry is a string
+__all__ = [*sorted(_HOME), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

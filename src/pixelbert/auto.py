@@ -43,7 +43,11 @@ _ENTRIES = (
     _Entry(f"{_AUTO}.modeling_auto", "AutoModel", _MODEL, _MODELING, "PixelBertModel"),
     _Entry(f"{_AUTO}.modeling_auto", "AutoModelForPreTraining", _MODEL, _MODELING, "PixelBertForPreTraining"),
     _Entry(
-        f"{_AUTO}.processing_auto", "AutoProcessor", ("from_pretrained",), "pixelbert.model.processor", "PixelBertProcessor"
+        f"{_AUTO}.processing_auto",
+        "AutoProcessor",
+        ("from_pretrained",),
+        "pixelbert.model.processor",
+        "PixelBertProcessor",
     ),
 )
 _watched = {entry.auto_module for entry in _ENTRIES}
@@ -113,7 +117,9 @@ def _register(auto_class: Any, entry: _Entry) -> None:
 class _Watcher(MetaPathFinder):
     """Finds nothing itself: hands watched modules to the usual finder and asks to be told when they have run."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname not in _watched:
             return None
         spec = PathFinder.find_spec(fullname, path, target)

@@ -83,7 +83,11 @@ def choose(name: str = "auto", device: str | torch.device | None = None) -> Prec
 def _choose(name: str, found: Capability) -> Precision:
     """`choose` for a capability that is known."""
     if name != "auto":
-        slow = "" if found.bfloat16 else f", although {found.name} does not have bfloat16 in hardware: expect it to be slow"
+        slow = (
+            ""
+            if found.bfloat16
+            else f", although {found.name} does not have bfloat16 in hardware: expect it to be slow"
+        )
         return Precision("bfloat16", "bfloat16" if name == "bfloat16" else "float32", "asked for" + slow)
     if found.cuda_bf16:
         return Precision("bfloat16", "bfloat16", "the GPU has bfloat16 in hardware")
@@ -95,7 +99,9 @@ def _choose(name: str, found: Capability) -> Precision:
             "float32",
             "the processor has AVX512-BF16 without AMX: faster for the CNN, slower for the encoder's matrix products",
         )
-    return Precision("float32", "float32", f"no bfloat16 in hardware known on this device ({found.vectors or found.device})")
+    return Precision(
+        "float32", "float32", f"no bfloat16 in hardware known on this device ({found.vectors or found.device})"
+    )
 
 
 def processor_name() -> str:

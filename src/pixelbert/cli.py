@@ -1,0 +1,364 @@
+"""The verbs of the command line: parse, call, map errors to exit codes. No verb does work of its own.
+
+Nothing heavy is imported before a verb runs, so `--help` answers at once. One sentence goes to stderr when something is
+wrong, and the exit code says whose turn it is (errors.py); `--debug` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pixelbert import __version__
+from pixelbert.errors import DataError, MachineError, PixelBertError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+INTERRUPTED = 130
+_EPILOG = "After any verb, --debug shows the traceback of an error."
+
+app = typer.Typer(
+    name="pixelbert",
+    help="Pixel-BERT: image pixels and words in one network, trained end to end from image-text pairs.",
+    epilog="Exit codes: 0 done, 2 command or recipe wrong, 3 data wrong, 4 training stopped itself, "
+    "5 checkpoint damaged, 6 the machine refused, 130 interrupted.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write; it appears when it is whole.")]
+Data = Annotated[str, typer.Option("--data", metavar="DATA", help="Prepared data: a folder that `prepare` wrote.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"pixelbert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog=_EPILOG)
+def doctor(as_json: Json = False) -> None:
+    """Versions, device, precision, optional parts; what is missing and how to get it."""
+    from pixelbert.doctor import examine, show
+
+    facts = examine()
+    if as_json:
+        _print_json(facts)
+    else:
+        show(facts, _console())
+    if facts["problems"]:
+        raise MachineError("; ".join(facts["problems"]))
+
+
+@app.command(epilog=_EPILOG)
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all settings of this recipe.")] = None,
+    as_json: Json = False,
+) -> None:
+    """All recipes: paper section, data needed, command, expected score."""
+    from pixelbert.recipes.listing import describe, list_recipes, show, text
+
+    found = list_recipes() if name is None else describe(name)
+    if as_json:
+        _print_json(found)
+    elif isinstance(found, dict):
+        print(text(found), end="")
+    else:
+        show(found, _console())
+
+
+@app.command(epilog=_EPILOG)
+def prepare(
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="The sources' format, or mix: FORMAT=SOURCE ...")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Annotation files, tar shards or folders.")],
+    out: Out,
+    images: Annotated[
+        list[str] | None, typer.Option("--images", help="Folder, tar shard or URL of images. Repeatable.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="The split of rows whose file names none.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="List of photos to keep out of training. Repeatable.")
+    ] = None,
+    merge_restval: Annotated[bool, typer.Option("--merge-restval", help="karpathy: count restval as train.")] = False,
+    shards: Annotated[bool, typer.Option("--shards", help="Copy the images into tar shards inside --out.")] = False,
+    check_images: Annotated[
+        str, typer.Option(help="header: type, size, end; full: decode; none: find only.")
+    ] = "header",
+    val_fraction: Annotated[float, typer.Option(help="Share of images that become val where no split is named.")] = 0.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace prepared data at --out.")] = False,
+    max_bad: Annotated[
+        int | None, typer.Option(min=0, help="Give up when more rows are bad (default: list them).")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="csv, jsonl: OURS=THEIRS, e.g. image=filename. Repeatable.")
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="csv: what stands between columns (default: guessed).")] = None,
+    image_data: Annotated[str | None, typer.Option(help="visual_genome: image_data.json.")] = None,
+) -> None:
+    """Any supported format to prepared data: counts, and a list of bad rows."""
+    from pixelbert.data.prepare import prepare as call
+
+    call(
+        format,
+        sources,
+        out,
+        images=images or (),
+        split=split,
+        exclude=exclude or (),
+        merge_restval=merge_restval,
+        shards=shards,
+        check_images=check_images,
+        val_fraction=val_fraction,
+        overwrite=overwrite,
+        max_bad=max_bad,
+        columns=_mapping(column or [], "--column"),
+        delimiter=delimiter,
+        image_data=image_data,
+        console=_console(),
+    )
+
+
+@app.command(epilog=_EPILOG)
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name of `pixelbert recipes`, or a YAML file.")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="Changes to the recipe.")
+    ] = None,
+    from_run: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN0", help="Start from this run's weights.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    blind: Annotated[bool, typer.Option("--blind", help="Replace every image by a constant (the baseline).")] = False,
+) -> None:
+    """Train a recipe; --resume continues to the same bits."""
+    from pixelbert.training.loop import train as call
+
+    call(recipe, data, out, from_run=from_run, resume=resume, overrides=overrides or (), blind=blind)
+
+
+@app.command(epilog=_EPILOG)
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `train` wrote.")],
+    data: Data,
+    split: Annotated[str, typer.Option(help="The split to score.")] = "val",
+    as_json: Json = False,
+) -> None:
+    """Official scores of a run, a per-record file and a report."""
+    from pixelbert.training.evaluate import evaluate as call
+
+    scores = call(run, data, split=split)
+    _print_scores(scores, as_json)
+
+
+@app.command(epilog=_EPILOG)
+def bench(as_json: Json = False) -> None:
+    """Time and peak memory of a training step at the paper's full sizes, on this machine."""
+    from pixelbert.bench import run_bench
+
+    rows = run_bench()
+    if as_json:
+        _print_json(rows)
+
+
+@app.command(epilog=_EPILOG)
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", help="The folder for scenes, prepared data and run.")] = Path(
+        "runs/quickstart"
+    ),
+) -> None:
+    """Draw scenes, train the tiny size on them, report: minutes on a CPU, no download."""
+    from pixelbert.bench.quickstart.run import run_quickstart
+
+    run_quickstart(out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code. Never raises, except with `--debug`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]  # also after the verb
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold any bytes
+    if not arguments:
+        arguments = ["--help"]
+    try:
+        code = app(args=arguments, prog_name="pixelbert", standalone_mode=False)
+        code = code if isinstance(code, int) else 0
+        if code != INTERRUPTED:
+            return code
+        error: BaseException = KeyboardInterrupt()  # typer turned it into a code
+    except (Exception, KeyboardInterrupt) as caught:
+        error = caught
+    if debug and not isinstance(error, KeyboardInterrupt):
+        traceback.print_exception(error)
+    code, sentence = explain(error, arguments)
+    if sentence:
+        print(f"pixelbert: {sentence}", file=sys.stderr)
+    return code
+
+
+def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, str]:
+    """The exit code of an exception, and the one sentence that says what to do."""
+    if isinstance(error, (KeyboardInterrupt, EOFError, typer.Abort)):
+        return INTERRUPTED, _interrupted(arguments)
+    if isinstance(error, BrokenPipeError):  # the reader (head, less) went away: not an error of ours
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - else Python complains once more at exit
+        return 0, ""
+    if hasattr(error, "format_message"):  # typer's own: a wrong command line
+        return UsageError.exit_code, _usage(error)
+    known = error if isinstance(error, PixelBertError) else _translate(error)
+    if known is not None:
+        return known.exit_code, _one_line(_from_worker(str(known)))
+    return 1, f"an error that should not happen: {_kind(error)}; run it again with --debug and report the traceback"
+
+
+def _translate(error: BaseException) -> PixelBertError | None:
+    """What the machine or a library refused, as one of our errors; None when it is none of these."""
+    text = str(error)
+    if _is_disk_full(error):
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        return MachineError(
+            f"{where}the disk is full; free some space or write elsewhere with --out, then run it again"
+        )
+    if _is_out_of_memory(error):
+        return MachineError(
+            "out of memory; lower optim.micro_batch or data.workers, or set train.gradient_checkpointing=true "
+            "(the batch of a step stays the same)"
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text and "killed" in text:
+        return MachineError(
+            "a loader worker was killed, most often for want of memory; lower data.workers (0 uses none)"
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("pixelbert"):
+        return MachineError(f"the package '{error.name}' is missing; {_how_to_get(error.name.partition('.')[0])}")
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        return DataError(f"{error.filename}: {(error.strerror or text).lower()}")
+    if isinstance(error, OSError):
+        return MachineError(f"{error.filename}: {(error.strerror or text).lower()}" if error.filename else text)
+    return None
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Full disk or quota, also where torch, safetensors or Arrow say so in words only."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    words = ("no space left on device", "os error 28", "disk quota exceeded", "pytorchstreamwriter failed writing")
+    return any(word in str(error).lower() for word in words)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Python's, NumPy's, torch's and the operating system's ways of saying it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def _how_to_get(module: str) -> str:
+    """The command that installs a missing package."""
+    from pixelbert.doctor import CORE, EXTRAS
+
+    for extra, packages in EXTRAS.items():
+        if module in packages.values():
+            return "pip install " + " ".join(f'"{requirement}"' for requirement in packages) + f" (the extra '{extra}')"
+    requirement = next((name for name, imported in CORE.items() if imported == module), module)
+    return f'pip install "{requirement}"'
+
+
+def _from_worker(text: str) -> str:
+    """The message of an error that torch carried over from a loader worker, without the traceback it packs into it."""
+    if not text.startswith("Caught ") or "Original Traceback" not in text:
+        return text
+    last = text.strip().splitlines()[-1]
+    return last.partition(": ")[2] or last
+
+
+def _usage(error: Any) -> str:
+    """A wrong command line in one sentence, with the nearest valid name."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "pixelbert"
+    where = path.removeprefix("pixelbert").strip()
+    where = f"{where}: " if where else ""
+    message = _one_line(error.format_message()).rstrip(".")
+    option = getattr(error, "option_name", None)
+    command = re.match(r"No such command '(.*?)'", message)
+    if option and message.startswith("No such option") and context:
+        valid = [
+            name for parameter in context.command.get_params(context) for name in parameter.opts if name[:1] == "-"
+        ]
+        return f"{where}no such option '{option}'; {nearest(option, valid)}"
+    if command and context:
+        return f"{where}no such command '{command[1]}'; {nearest(command[1], context.command.commands)}"
+    return f"{where}{message[:1].lower()}{message[1:]}; see {path} --help"
+
+
+def _interrupted(arguments: Sequence[str]) -> str:
+    """What to type to go on."""
+    command = ["pixelbert", *arguments]
+    if "train" in arguments[:1]:
+        command += [] if "--resume" in arguments else ["--resume"]
+        return f"interrupted; to continue: {shlex.join(command)}"
+    return f"interrupted; nothing is half-written; to run it again: {shlex.join(command)}"
+
+
+def _mapping(pairs: Sequence[str], option: str) -> dict[str, str]:
+    """{"image": "filename"} from ["image=filename"]."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise UsageError(f"{option} {pair}: expected OURS=THEIRS, such as {option} image=filename")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_scores(scores: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(scores)
+        return
+    for name, value in scores.items():
+        print(f"{name:40} {value:.4g}" if isinstance(value, float) else f"{name:40} {value}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _kind(error: BaseException) -> str:
+    text = _one_line(str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
