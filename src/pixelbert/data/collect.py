@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pixelbert.data.badrows import BadRows
-from pixelbert.data.records import SPLITS, BadRow, Example, Excluded, ImageRef
+from pixelbert.data.records import SPLITS, BadRow, Example, Excluded, ImageRef, PreparedData
 from pixelbert.data.shards import ImageFinder, ImageNotFound
 from pixelbert.data.sources import SourceItem
 from pixelbert.data.spool import Spool
+from pixelbert.errors import DataError
 
 AUTO = len(SPLITS)  # the split code of a row whose file names no split
 # Ids of these are unique over all their files, so that a caption read twice is found out.
@@ -23,6 +24,7 @@ class Collector:
 
     refs, image_ids: where each image lies and what it is called, by image number.
     seen: rows by split code, good or bad. excluded: {reason: [photos, rows]}.
+    missing: images that were nowhere. task: what the rows are for.
     """
 
     def __init__(self, spool: Spool, bad: BadRows) -> None:
@@ -30,12 +32,24 @@ class Collector:
         self.image_ids: list[str] = []
         self.seen: Counter[int] = Counter()
         self.excluded: dict[str, list[int]] = {}
+        self.missing = 0
+        self.task = ""
+        self._keep_missing = False
         self._spool = spool
         self.bad = bad
         self._number_of: dict[tuple[str, int], int] = {}
 
-    def read(self, item: SourceItem, rows: Iterable[Example | BadRow | Excluded], finder: ImageFinder) -> None:
-        """All rows of one file."""
+    def read(
+        self,
+        item: SourceItem,
+        rows: Iterable[Example | BadRow | Excluded],
+        finder: ImageFinder,
+        *,
+        keep_missing: bool = False,
+    ) -> None:
+        """All rows of one file. `keep_missing` takes an image that is nowhere for one that lies at its name."""
+        self._keep_missing = keep_missing
+        self._check_task(item)
         names: dict[str, int | str] = {}  # image name -> its number, or why it has none
         default = AUTO if item.split is None else SPLITS.index(item.split)
         for row in rows:
@@ -53,6 +67,12 @@ class Collector:
                 counts = self.excluded.setdefault(row.reason, [0, 0])
                 counts[0] += 1
                 counts[1] += row.rows
+
+    def _check_task(self, item: SourceItem) -> None:
+        task = PreparedData(item.file).task if item.name == "prepared" else item.format.task
+        if self.task and task != self.task:
+            raise DataError(f"{item.file}: holds data for the task {task}, and the sources before it for {self.task}")
+        self.task = task
 
     def rows_seen(self) -> int:
         """Rows so far: good, bad or left out."""
@@ -77,7 +97,8 @@ class Collector:
             try:
                 known = self._place_of(finder.find(_checked_id(name)), _checked_id(image_id))
             except ImageNotFound as error:
-                known = str(error)
+                self.missing += 1
+                known = self._place_of(ImageRef(f"missing://{name}"), image_id) if self._keep_missing else str(error)
             except _Rejected as rejected:
                 known = str(rejected)
             names[name] = known

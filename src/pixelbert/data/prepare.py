@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,10 @@ from pixelbert.data.collect import AUTO, Collector
 from pixelbert.data.files import is_url
 from pixelbert.data.formats.exclusion import Exclusions, load_exclusions
 from pixelbert.data.images import ImageLimits
-from pixelbert.data.output import new_folder
+from pixelbert.data.output import machine_errors, new_folder
 from pixelbert.data.progress import Progress
 from pixelbert.data.records import FORMAT_VERSION, SPLITS, ImageRef, PreparedData
-from pixelbert.data.shards import ImageFinder, ShardWriter, Unpacker
+from pixelbert.data.shards import ImageFinder, ShardWriter, Unpacker, image_suffix
 from pixelbert.data.sources import SourceItem, parse_sources
 from pixelbert.data.spool import Spool
 from pixelbert.data.summary import print_summary, table1
@@ -43,15 +44,19 @@ _TRAIN, _VAL = SPLITS.index("train"), SPLITS.index("val")
 
 
 @dataclass(frozen=True)
-class _Options:
-    """The options of `prepare` that its steps need."""
+class _Job:
+    """What is to be done: the files to read and the options that the steps need."""
 
-    shards: bool
-    check_images: str
+    items: Sequence[SourceItem]
+    lists: _Lists
+    images: Sequence[str | Path]
+    reader: Mapping[str, Any]
     val_fraction: float
     max_bad: int | None
-    limits: ImageLimits
-    reader: Mapping[str, Any]
+    check_images: str = "none"
+    limits: ImageLimits = ImageLimits()
+    shards: bool = False
+    survey: bool = False
 
 
 def prepare(
@@ -93,39 +98,83 @@ def prepare(
     Raises UsageError for wrong options, DataError when a file is damaged or a whole split is bad, MachineError when
     the disk is full; then nothing is written.
     """
-    out = Path(out)
-    options = _Options(
-        shards, check_images, val_fraction, max_bad, limits or ImageLimits(),
-        {"merge_restval": merge_restval, "columns": dict(columns or {}), "delimiter": delimiter,
-         "image_data": image_data},
-    )  # fmt: skip
+    if is_url(out):
+        raise UsageError(f"{out}: prepared data is written to a local folder; copy it to its URL afterwards")
     if check_images not in CHECKS:
         raise UsageError(f"check_images is '{check_images}'; {nearest(check_images, CHECKS)}")
-    if not 0.0 <= val_fraction < 1.0:
-        raise UsageError(f"val_fraction is {val_fraction}, expected a share from 0 to below 1")
-    items = parse_sources(format, sources, split)
-    _check_options(items, {**options.reader, "split": split, "exclude": exclude})
-    _check_apart(items, out)
-    lists = _Lists.load(items, exclude)
+    out = Path(out)
+    job = _job(format, sources, images, split, exclude, val_fraction, max_bad, merge_restval=merge_restval,
+               columns=columns, delimiter=delimiter, image_data=image_data)  # fmt: skip
+    job = replace(job, check_images=check_images, limits=limits or ImageLimits(), shards=shards)
+    _check_apart(job, out)
     with new_folder(out, overwrite=overwrite, marker=MARKER) as folder:
-        _fill(folder, items, images, lists, options)
+        _write_info(folder, _fill(folder, job))
     data = PreparedData(out)
     if console is not None:
         print_summary(data.info, console)
     return data
 
 
-def _check_options(items: Sequence[SourceItem], given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
+def survey(
+    format: str,
+    sources: Sequence[str | Path],
+    *,
+    images: Sequence[str | Path] = (),
+    split: str | None = None,
+    exclude: Sequence[str | Path] = (),
+    merge_restval: bool = False,
+    val_fraction: float = 0.0,
+    max_bad: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    delimiter: str | None = None,
+    image_data: str | Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Count what `prepare` would find, and write nothing: the annotation files are read, and no image is opened.
+
+    An image that is not there is counted ("images_missing") and its rows count as good, so that one can look at
+    annotations before fetching the photos. Arguments and errors are those of `prepare`; the answer is what
+    `PreparedData.info` would be.
+    """
+    job = _job(format, sources, images, split, exclude, val_fraction, max_bad, merge_restval=merge_restval,
+               columns=columns, delimiter=delimiter, image_data=image_data)  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="pixelbert-") as folder, machine_errors(Path(folder)):
+        info = _fill(Path(folder), replace(job, survey=True))
+    if console is not None:
+        print_summary(info, console)
+    return info
+
+
+def _job(
+    format: str,
+    sources: Sequence[str | Path],
+    images: Sequence[str | Path],
+    split: str | None,
+    exclude: Sequence[str | Path],
+    val_fraction: float,
+    max_bad: int | None,
+    **reader: Any,
+) -> _Job:
+    if not 0.0 <= val_fraction < 1.0:
+        raise UsageError(f"val_fraction is {val_fraction}, expected a share from 0 to below 1")
+    items = parse_sources(format, sources, split)
+    for name, value in {**reader, "split": split, "exclude": exclude}.items():
         if value and not any(name in item.format.options for item in items):
             formats = ", ".join(sorted({item.name for item in items}))
             raise UsageError(f"the option {name} means nothing to the format {formats}")
+    return _Job(items, _Lists.load(items, exclude), images, reader, val_fraction, max_bad)
 
 
-def _check_apart(items: Sequence[SourceItem], out: Path) -> None:
-    for item in items:
-        if not is_url(item.file) and Path(item.file).resolve() in (out.resolve(), *out.resolve().parents):
-            raise UsageError(f"{out}: --out lies in the source {item.file}; choose another place")
+def _check_apart(job: _Job, out: Path) -> None:
+    """Neither may lie in the other: writing would change the source, or replacing `out` would delete it."""
+    out = out.resolve()
+    for source in [*(item.file for item in job.items), *job.images]:
+        if is_url(source):
+            continue
+        path = Path(source).resolve()
+        inside = path in (out, *out.parents) and (path / MARKER).exists()
+        if inside or out in path.parents:
+            raise UsageError(f"{out}: --out and the source {source} lie in each other; choose another place")
 
 
 @dataclass(frozen=True)
@@ -147,67 +196,63 @@ class _Lists:
         return _Lists(given, load_exclusions([*lists, *mixed]), (note,))
 
 
-def _fill(
-    folder: Path, items: Sequence[SourceItem], images: Sequence[str | Path], lists: _Lists, options: _Options
-) -> None:
-    """Write everything into `folder`."""
-    with closing(BadRows(folder / "bad_rows.jsonl", options.max_bad)) as bad:
-        spool = Spool(folder / "spool.arrow")
+def _fill(folder: Path, job: _Job) -> dict[str, Any]:
+    """Write the bad rows and every split into `folder`. Returns the content of prepared.json."""
+    with (
+        closing(BadRows(folder / "bad_rows.jsonl", job.max_bad)) as bad,
+        closing(Spool(folder / "spool.arrow")) as spool,
+    ):
         rows = Collector(spool, bad)
         unpacker = Unpacker(folder / "unpacked")
-        notes = [*lists.notes, *_read_all(items, images, lists, options, rows, unpacker)]
-        spool.close()
-        usable = _usable_images(spool, rows, bad, options)
-        split_of = _splits(spool, rows, options.val_fraction)
+        notes = [*job.lists.notes, *_read_all(job, rows, unpacker)]
+        spool.finish()
+        usable = _usable_images(spool, rows, bad, job)
+        split_of = _splits(spool, rows, job.val_fraction, notes)
         good = _good_rows(spool, rows, bad, usable, split_of)
         notes += _leaks(good, spool, rows)
-        written = {SPLITS[code]: _write(folder, SPLITS[code], spool, good[code], rows, options) for code in good}
-        del spool
-        (folder / "spool.arrow").unlink()
-        if options.shards:
-            shutil.rmtree(unpacker.folder, ignore_errors=True)
-    info = _describe(items, rows, bad, written, notes, options)
+        written = {SPLITS[code]: _write(folder, SPLITS[code], spool, good[code], rows, job) for code in good}
+    (folder / "spool.arrow").unlink()
+    if job.shards:
+        shutil.rmtree(unpacker.folder, ignore_errors=True)
+    return _describe(job, rows, bad, written, notes)
+
+
+def _write_info(folder: Path, info: Mapping[str, Any]) -> None:
     with open(folder / MARKER, "w", encoding="utf-8") as stream:
         stream.write(json.dumps(info, indent=1, ensure_ascii=False) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _read_all(
-    items: Sequence[SourceItem],
-    images: Sequence[str | Path],
-    lists: _Lists,
-    options: _Options,
-    rows: Collector,
-    unpacker: Unpacker,
-) -> list[str]:
+def _read_all(job: _Job, rows: Collector, unpacker: Unpacker) -> list[str]:
     """Read every source. Returns what is worth telling."""
-    total = sum(os.path.getsize(i.file) for i in items if not is_url(i.file) and os.path.isfile(i.file))
+    total = sum(os.path.getsize(i.file) for i in job.items if not is_url(i.file) and os.path.isfile(i.file))
     cache: dict[Any, Any] = {}
     notes: list[str] = []
     with Progress("reading", total, "B") as progress:
-        for item in items:
+        for item in job.items:
             before = rows.rows_seen()
-            exclude = lists.visual_genome if item.name == "visual_genome" else lists.given
+            exclude = job.lists.visual_genome if item.name == "visual_genome" else job.lists.given
             file = Path(unpacker.plain(str(item.file))) if item.name == "webdataset" else item.file
             reader = item.format.read(
-                file, **options.reader, split=item.split, exclude=exclude, notes=notes, label=item.file,
+                file, **job.reader, split=item.split, exclude=exclude, notes=notes, label=item.file,
                 on_read=progress.advance,
             )  # fmt: skip
-            rows.read(item, reader, ImageFinder(images, item.guessed, unpacker=unpacker, cache=cache))
+            finder = ImageFinder(job.images, item.guessed, unpacker=unpacker, cache=cache)
+            rows.read(item, reader, finder, keep_missing=job.survey)
             if rows.rows_seen() == before and item.name != "webdataset":  # a tar may be empty: no download succeeded
                 raise DataError(f"{item.file}: holds no row")
     return notes
 
 
-def _usable_images(spool: Spool, rows: Collector, bad: BadRows, options: _Options) -> npt.NDArray[np.bool_]:
+def _usable_images(spool: Spool, rows: Collector, bad: BadRows, job: _Job) -> npt.NDArray[np.bool_]:
     """Which images pass the check; the rows of those that do not go to the list."""
     usable = np.ones(len(rows.refs), dtype=bool)
-    if options.check_images == "none":
+    if job.check_images == "none":
         return usable
     reasons: dict[int, str] = {}
     with Progress("checking images", len(rows.refs), "images") as progress:
-        checked = check_all(rows.refs, options.check_images, options.limits, progress.advance)
+        checked = check_all(rows.refs, job.check_images, job.limits, progress.advance)
         for number, reason in enumerate(checked):
             if reason:
                 usable[number] = False
@@ -222,11 +267,13 @@ def _usable_images(spool: Spool, rows: Collector, bad: BadRows, options: _Option
     return usable
 
 
-def _splits(spool: Spool, rows: Collector, val_fraction: float) -> npt.NDArray[np.int8]:
+def _splits(spool: Spool, rows: Collector, val_fraction: float, notes: list[str]) -> npt.NDArray[np.int8]:
     """The split code of every row; those whose file names none become train, or val by a hash of the image's id."""
     codes = spool.numbers("split").astype(np.int8)
     auto = np.flatnonzero(codes == AUTO)
     codes[auto] = _TRAIN
+    if val_fraction and not len(auto):
+        notes.append("the files name the split of every row, so --val-fraction divided nothing")
     if val_fraction and len(auto):
         images = spool.numbers("image")[auto]
         used = np.unique(images)
@@ -293,14 +340,14 @@ def _leaks(good: Mapping[int, Ints], spool: Spool, rows: Collector) -> list[str]
     return notes
 
 
-def _write(folder: Path, name: str, spool: Spool, chosen: Ints, rows: Collector, options: _Options) -> WrittenSplit:
-    writer = ShardWriter(folder / name, "images") if options.shards else None
+def _write(folder: Path, name: str, spool: Spool, chosen: Ints, rows: Collector, job: _Job) -> WrittenSplit:
+    writer = ShardWriter(folder / name, "images") if job.shards else None
 
     def place(image: int, row: int) -> ImageRef:
         ref = rows.refs[image]
         if writer is not None:
-            suffix = Path(rows.image_ids[image] if ref.offset >= 0 else ref.file).suffix
-            ref = writer.add(f"{row:08d}{suffix.lower()}", ref.read())
+            data = ref.read()
+            ref = writer.add(f"{row:08d}{image_suffix(data)}", data)
         if not is_url(ref.file):
             path = os.path.abspath(ref.file)
             inside = path.startswith(str(folder) + os.sep)
@@ -316,12 +363,7 @@ def _write(folder: Path, name: str, spool: Spool, chosen: Ints, rows: Collector,
 
 
 def _describe(
-    items: Sequence[SourceItem],
-    rows: Collector,
-    bad: BadRows,
-    written: Mapping[str, WrittenSplit],
-    notes: Sequence[str],
-    options: _Options,
+    job: _Job, rows: Collector, bad: BadRows, written: Mapping[str, WrittenSplit], notes: Sequence[str]
 ) -> dict[str, Any]:
     """The content of prepared.json."""
     splits = {
@@ -335,11 +377,12 @@ def _describe(
     digest = hashlib.sha256("".join(f"{name} {w.digest}\n" for name, w in written.items()).encode())
     return {
         "format": FORMAT_VERSION,
-        "task": items[0].format.task,
+        "task": rows.task,
         "splits": splits,
-        "sources": [{"format": i.name, "file": str(i.file)} for i in items],
-        "images_checked": options.check_images,
-        "own_shards": options.shards,
+        "sources": [{"format": i.name, "file": str(i.file)} for i in job.items],
+        "images_checked": job.check_images,
+        "own_shards": job.shards,
+        "images_missing": rows.missing,
         "bad_rows": {
             "total": bad.total,
             "kinds": dict(bad.kinds.most_common(20)),

@@ -3,7 +3,7 @@
 A prepared folder holds one folder per split, each with two Arrow tables that are memory-mapped, so that millions
 of records open at once and all loader workers share the same pages:
 
-    DATA/prepared.json            format, task, counts, sources, fingerprint
+    DATA/prepared.json            format, task, counts, sources, notes, fingerprint
     DATA/bad_rows.jsonl           every row that was left out: file, place, reason
     DATA/{split}/images.arrow     image_id, file, offset, length, first_record  (one row an image)
     DATA/{split}/records.arrow    id, image, image2, text, target, source       (one row a record, sorted by image)
@@ -15,8 +15,11 @@ tar shard.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +28,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pixelbert.data.files import is_url, open_raw
 from pixelbert.errors import DataError, nearest
 
 FORMAT_VERSION = 1
 
+_ROWS_AT_ONCE = 1 << 14
 SPLITS = ("train", "restval", "val", "test")
 SPLIT_ALIASES = {"dev": "val", "valid": "val", "validation": "val"}
 
@@ -97,35 +102,34 @@ class ImageRef:
 
     def read(self) -> bytes:
         """The encoded bytes. Raises DataError naming the file when they cannot be read whole."""
-        try:
-            if "://" in self.file:
-                import fsspec
-
-                handle = fsspec.open(self.file, "rb").open()
-            else:
-                handle = open(self.file, "rb")  # noqa: SIM115
-            with handle:
+        with open_raw(self.file) as handle:
+            try:
                 if self.offset < 0:
                     return handle.read()
                 handle.seek(self.offset)
                 data = handle.read(self.length)
-        except OSError as error:
-            raise DataError(f"{self.file}: cannot be read ({error.strerror or error})") from error
+            except OSError as error:
+                raise DataError(f"{self.file}: cannot be read ({error.strerror or error})") from error
         if len(data) != self.length:
             raise DataError(f"{self.file}: ends before byte {self.offset + self.length}; the shard is cut off")
         return data
 
 
 class Split:
-    """One split of prepared data, memory-mapped. Cheap to pickle: a worker opens the same pages again."""
+    """One split of prepared data, memory-mapped. Cheap to pickle: a worker opens the same pages again.
 
-    def __init__(self, folder: Path | str) -> None:
+    folder: where the two tables lie. base: what the images' relative paths start from, a folder or URL; without it
+    the folder above.
+    """
+
+    def __init__(self, folder: Path | str, base: str | None = None) -> None:
         self.folder = Path(folder)
+        self.base = base or str(self.folder.parent)
         self._images = _open(self.folder / "images.arrow", IMAGES_SCHEMA)
         self._records = _open(self.folder / "records.arrow", RECORDS_SCHEMA)
 
-    def __reduce__(self) -> tuple[type[Split], tuple[Path]]:
-        return Split, (self.folder,)
+    def __reduce__(self) -> tuple[type[Split], tuple[Path, str]]:
+        return Split, (self.folder, self.base)
 
     @property
     def num_images(self) -> int:
@@ -174,11 +178,16 @@ class Split:
     def image(self, image: int) -> ImageRef:
         """Where the image's bytes lie."""
         file = self._images.column("file")[image].as_py()
-        if "://" not in file and not file.startswith("/"):
-            file = str(self.folder.parent / file)
+        if "://" not in file and not os.path.isabs(file):
+            file = f"{self.base}/{file}"
         return ImageRef(
             file, self._images.column("offset")[image].as_py(), self._images.column("length")[image].as_py()
         )
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every record in order, as {"id", "image", "image2", "text", "target", "source"}; `target` still JSON."""
+        for start in range(0, self.num_records, _ROWS_AT_ONCE):
+            yield from self._records.slice(start, _ROWS_AT_ONCE).to_pylist()
 
 
 def _open(path: Path, schema: pa.Schema) -> pa.RecordBatch:
@@ -200,18 +209,21 @@ class PreparedData:
     """A prepared folder: its description and its splits."""
 
     def __init__(self, folder: Path | str) -> None:
+        self.location = str(folder).rstrip("/") if is_url(folder) else str(Path(folder))
         self.folder = Path(folder)
-        path = self.folder / "prepared.json"
+        path = f"{self.location}/prepared.json"
+        if not is_url(path) and not os.path.isfile(path):
+            raise DataError(f"{folder}: not a prepared folder (no prepared.json); run pixelbert prepare")
         try:
-            self.info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{self.folder}: not a prepared folder (no prepared.json); run pixelbert prepare"
-            ) from error
-        except ValueError as error:
+            with open_raw(path) as stream:
+                self.info: dict[str, Any] = json.loads(stream.read())
+            version, _ = self.info["format"], (self.info["task"], self.info["splits"], self.info["fingerprint"])
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: damaged ({error}); run pixelbert prepare again") from error
-        if self.info.get("format", 0) > FORMAT_VERSION:
-            raise DataError(f"{path}: written by a newer pixelbert (format {self.info['format']})")
+        if version > FORMAT_VERSION:
+            raise DataError(f"{path}: written by a newer pixelbert (format {version}); update pixelbert")
+        if is_url(path):
+            self.folder = _cached_tables(self.location, self.info)
 
     @property
     def task(self) -> str:
@@ -226,4 +238,23 @@ class PreparedData:
         """Raises DataError when there is no such split, with the nearest name."""
         if name not in self.info["splits"]:
             raise DataError(f"{self.folder}: no split '{name}'; {nearest(name, self.info['splits'])}")
-        return Split(self.folder / name)
+        return Split(self.folder / name, self.location)
+
+
+def _cached_tables(location: str, info: Mapping[str, Any]) -> Path:
+    """Prepared data at a URL: its tables are copied once to the user's cache, because a URL cannot be mapped.
+
+    The images stay where they are. `XDG_CACHE_HOME` moves the cache.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixelbert"
+    folder = cache / f"{info['fingerprint'][:24]}-{hashlib.sha256(location.encode()).hexdigest()[:8]}"
+    for split in info["splits"]:
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for table in ("images.arrow", "records.arrow"):
+            target = folder / split / table
+            if not target.exists():
+                partial = target.with_name(f".{table}.{os.getpid()}")
+                with open_raw(f"{location}/{split}/{table}") as source, open(partial, "wb") as copy:
+                    shutil.copyfileobj(source, copy, 1 << 20)
+                os.replace(partial, target)
+    return folder

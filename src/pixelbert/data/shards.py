@@ -321,6 +321,21 @@ def _index_url(found: _Found, root: str) -> None:
             found.add(path[len(base) :].lstrip("/"), ImageRef(url))
 
 
+def image_suffix(data: bytes) -> str:
+    """The file suffix of an image's type, told by its first bytes; "" for a type unknown here."""
+    if data[8:12] == b"WEBP":
+        return ".webp"
+    starts = {
+        b"\xff\xd8": ".jpg",
+        b"\x89PNG": ".png",
+        b"GIF8": ".gif",
+        b"BM": ".bmp",
+        b"II*\0": ".tif",
+        b"MM\0*": ".tif",
+    }
+    return next((suffix for start, suffix in starts.items() if data.startswith(start)), "")
+
+
 class ShardWriter:
     """Writes images one after another into tar shards `{prefix}-00000.tar` of at most 1,000 images or 1 GB.
 

@@ -61,6 +61,12 @@ class Spool:
             self._columns = [[] for _ in _SCHEMA]
 
     def close(self) -> None:
+        """Let go of the file, finished or not."""
+        self._table = None
+        if not self._sink.closed:
+            self._sink.close()
+
+    def finish(self) -> None:
         """Stop writing; the rows can be read now."""
         self._flush()
         self._writer.close()

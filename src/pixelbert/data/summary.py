@@ -60,6 +60,8 @@ def print_summary(info: Mapping[str, Any], console: Console) -> None:
     console.print(paper)
     for reason, left in info["excluded"].items():
         console.print(f"Left out as {reason}: {left['images']:,} images, {left['rows']:,} texts", highlight=False)
+    if info["images_missing"]:
+        console.print(f"Images not found: {info['images_missing']:,}", highlight=False)
     for note in info["notes"]:
         console.print(f"Note: {note}", highlight=False, markup=False)
     _print_bad(info["bad_rows"], console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,20 @@ def read(source: Path, *, split: str | None = None, **_: Any) -> Iterator[Exampl
     data = PreparedData(source)
     for name in data.info["splits"]:
         content = data.split(name)
-        for record in range(content.num_records):
-            row, second = int(content.image_of[record]), content.second_image(record)
-            image = content.image_id(row)
+        images = [(content.image_id(i), content.image(i)) for i in range(content.num_images)]
+        for number, record in enumerate(content.rows()):
+            image, ref = images[record["image"]]
+            image2, ref2 = images[record["image2"]] if record["image2"] >= 0 else (None, None)
             yield Example(
-                content.record_id(record),
+                record["id"],
                 split or name,
                 image,
                 image,
-                content.text(record),
-                f"{source}: {name} record {record}",
-                image2=content.image_id(second) if second >= 0 else None,
-                target=content.target(record) or None,
-                source=content.source(record),
-                ref=content.image(row),
-                ref2=content.image(second) if second >= 0 else None,
+                record["text"],
+                f"{source}: {name} record {number}",
+                image2=image2,
+                target=json.loads(record["target"]) if record["target"] else None,
+                source=record["source"],
+                ref=ref,
+                ref2=ref2,
             )
