@@ -56,7 +56,8 @@ def check_header(ref: ImageRef, limits: ImageLimits) -> None:
     """Type, size in pixels and completeness of an image, without decoding JPEG, PNG or WebP.
 
     A JPEG must have its end marker somewhere after the scan begins (bytes after it are tolerated); one without is
-    decoded, which refuses a picture that is cut off. A PNG must have its IEND chunk, a WebP the length its header says. Other types are decoded.
+    decoded, which refuses a picture that is cut off. A PNG must have its IEND chunk, a WebP the length that its
+    header says. Other types are decoded.
     Raises BadImage with the reason.
     """
     with _Bytes(ref, limits) as data:

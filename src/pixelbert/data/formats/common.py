@@ -41,25 +41,29 @@ def _damaged_json(source: Path | str, error: Exception) -> DataError:
     """One sentence naming the place where a JSON file stops being one."""
     with open_bytes(source) as stream:
         data = stream.read(_MAX_BYTES_TO_LOCATE)
-        whole = not stream.read(1)
+        size, lines = len(data), data.count(b"\n") + 1
+        while block := stream.read(1 << 20):
+            size, lines = size + len(block), lines + block.count(b"\n")
     if not data.strip():
         return DataError(f"{source}: the file is empty")
-    if whole:
+    cut_off = "premature EOF" in str(error) or "ncomplete" in str(error)
+    if len(data) == size:
         try:
             text = data.decode("utf-8-sig")
+            json.loads(text)
         except UnicodeDecodeError as wrong:
             line = data.count(b"\n", 0, wrong.start) + 1
             return DataError(f"{source}: line {line}, byte {wrong.start}: not UTF-8")
-        if "premature EOF" in str(error) or "ncomplete" in str(error):
-            lines = data.count(b"\n") + 1
-            return DataError(f"{source}: the JSON is cut off at byte {len(data)} (line {lines})")
-        try:
-            json.loads(text)
         except json.JSONDecodeError as wrong:
-            byte = len(text[: wrong.pos].encode())
-            return DataError(
-                f"{source}: line {wrong.lineno}, column {wrong.colno} (byte {byte}): not valid JSON ({wrong.msg})"
-            )
+            # A string without its end, or the beginning of a number, word or escape as the very last thing.
+            beginning = "Extra data" not in wrong.msg and re.fullmatch(r"[-+.\w\\\"]{0,6}", text[wrong.pos :])
+            cut_off = cut_off or "Unterminated" in wrong.msg or beginning is not None
+            if not cut_off:
+                byte = len(text[: wrong.pos].encode())
+                place = f"line {wrong.lineno}, column {wrong.colno} (byte {byte})"
+                return DataError(f"{source}: {place}: not valid JSON ({wrong.msg})")
+    if cut_off:
+        return DataError(f"{source}: the JSON is cut off at byte {size} (line {lines})")
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return DataError(f"{source}: not valid JSON ({reason})")
 

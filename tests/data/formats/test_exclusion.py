@@ -1,0 +1,66 @@
+"""Lists of photos to keep out of training."""
+
+import pytest
+
+from pixelbert.data.formats.exclusion import flickr_id_of_url, load_exclusions
+from pixelbert.errors import DataError
+
+
+def test_a_plain_list_of_names_and_numbers(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text(
+        "val2014/COCO_val2014_000000000042.jpg 42\n36979.jpg\n\n# a comment\n2090545563_a4e66ec76b.jpg\n123\n"
+    )
+    lists = load_exclusions([path])
+    assert lists.coco_ids == {"42": "out.txt", "123": "out.txt"}
+    assert lists.flickr_ids == {"36979": "out.txt", "2090545563": "out.txt", "123": "out.txt"}
+
+
+def test_a_prefix_says_what_the_ids_are(tmp_path):
+    path = tmp_path / "out.json"
+    path.write_text("[7, 8]")
+    assert load_exclusions([f"coco:{path}"]).reason(coco_id="7") == "out.json"
+    assert load_exclusions([f"coco:{path}"]).reason(flickr_id="7", image_id="7") == ""
+    assert load_exclusions([f"flickr:{path}"]).reason(flickr_id="8") == "out.json"
+    assert load_exclusions([f"image:{path}"]).reason(image_id="8") == "out.json"
+
+
+def test_nothing_is_matched_by_an_unknown_id(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("5\n")
+    assert load_exclusions([path]).reason(coco_id="", flickr_id="", image_id="") == ""
+    assert not load_exclusions([])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"12\n\xff\xfe\n", "line 2: not UTF-8"),
+        (b'{"images": [{"split": "val"}]}', "image 0 has no 'filename'"),
+        (b'{"other": 1}', "has no 'images' list"),
+        (b'{"images": [{"filename": "a.jpg"}, ', "cut off at byte 35"),
+    ],
+)
+def test_a_list_that_is_none(tmp_path, content, reason):
+    (tmp_path / "list").write_bytes(content)
+    with pytest.raises(DataError, match=reason):
+        load_exclusions([tmp_path / "list"])
+
+
+def test_a_missing_list(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        load_exclusions([tmp_path / "none.json"])
+
+
+@pytest.mark.parametrize(
+    ("url", "photo"),
+    [
+        ("http://farm9.staticflickr.com/8292/7866247804_e0486b75b8_z.jpg", "7866247804"),
+        ("https://live.staticflickr.com/1/36979.jpg", "36979"),
+        ("http://images.cocodataset.org/train2014/COCO_train2014_000000000790.jpg", ""),
+        (None, ""),
+    ],
+)
+def test_flickr_id_of_a_coco_address(url, photo):
+    assert flickr_id_of_url(url) == photo
