@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ except ImportError:  # Windows: there a stale folder cannot be told from one in 
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = ".lock"
+_SECONDS_TO_LOCK = 60.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -44,8 +46,8 @@ def new_folder(out: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
             os.chmod(temporary, 0o777 & ~_umask())
             _sync_folder(temporary)
             _check_target(out, overwrite, marker)  # another run may have finished meanwhile
-            (temporary / _LOCK).unlink(missing_ok=True)
             _put_in_place(temporary, out)
+            (out / _LOCK).unlink(missing_ok=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if lock >= 0:
@@ -102,9 +104,10 @@ def _remove_stale(out: Path, marker: str) -> None:
     for folder in sorted(out.parent.glob(f".{out.name}.tmp-*")):
         try:
             handle = os.open(folder / _LOCK, os.O_RDWR)
-        except OSError:
-            # No lock file: killed just before the rename, or just after the folder was made.
-            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # no lock file: an old folder that was replaced, or one made a moment ago
+            with suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _SECONDS_TO_LOCK:
+                    shutil.rmtree(folder, ignore_errors=True)
             continue
         with suppress(OSError):  # in use by a running process
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

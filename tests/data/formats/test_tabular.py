@@ -72,7 +72,8 @@ def test_a_csv_that_cannot_be_read(tmp_path, text, reason):
 
 
 def test_csv_rows_that_cannot_be_used(tmp_path):
-    text = 'image,text,split\na.jpg,"two\nlines",\nb.jpg\n,no image,\nc.jpg,"he said "hi"",\nd.jpg,x,trian\ne.jpg,good,test\n'
+    rows = ["image,text,split", 'a.jpg,"two\nlines",', "b.jpg", ",no image,", 'c.jpg,"he said "hi"",', "d.jpg,x,trian"]
+    text = "\n".join([*rows, "e.jpg,good,test"])
     path = write(tmp_path / "mine.csv", text)
     rows = list(tabular.read_csv(path))
     assert rows[0].text == "two\nlines"
@@ -111,7 +112,8 @@ def test_jsonl_with_one_text_or_several(tmp_path):
 def test_jsonl_rows_that_cannot_be_used(tmp_path):
     lines = [
         '{"image": "a.jpg", "text": "good"}', "not json", "[1]", '{"image": "b.jpg"}', '{"image": 7, "text": "x"}',
-        '{"image": "c.jpg", "text": []}', '{"image": "d.jpg", "text": "x", "split": 1}', '{"image": "e.jpg", "text": "x"}',
+        '{"image": "c.jpg", "text": []}', '{"image": "d.jpg", "text": "x", "split": 1}',
+        '{"image": "e.jpg", "text": "x"}',
     ]  # fmt: skip
     path = write(tmp_path / "mine.jsonl", "\n".join(lines))
     rows = list(tabular.read_jsonl(path))

@@ -46,7 +46,7 @@ def _damaged_json(source: Path | str, error: Exception) -> DataError:
             size, lines = size + len(block), lines + block.count(b"\n")
     if not data.strip():
         return DataError(f"{source}: the file is empty")
-    cut_off = "premature EOF" in str(error) or "ncomplete" in str(error)
+    cut_off = "premature EOF" in str(error)
     if len(data) == size:
         try:
             text = data.decode("utf-8-sig")
@@ -56,8 +56,8 @@ def _damaged_json(source: Path | str, error: Exception) -> DataError:
             return DataError(f"{source}: line {line}, byte {wrong.start}: not UTF-8")
         except json.JSONDecodeError as wrong:
             # A string without its end, or the beginning of a number, word or escape as the very last thing.
-            beginning = "Extra data" not in wrong.msg and re.fullmatch(r"[-+.\w\\\"]{0,6}", text[wrong.pos :])
-            cut_off = cut_off or "Unterminated" in wrong.msg or beginning is not None
+            beginning = re.fullmatch(r"[-+.\w\\\"]{0,6}", text[wrong.pos :]) and "Extra data" not in wrong.msg
+            cut_off = cut_off or "Unterminated" in wrong.msg or bool(beginning)
             if not cut_off:
                 byte = len(text[: wrong.pos].encode())
                 place = f"line {wrong.lineno}, column {wrong.colno} (byte {byte})"
