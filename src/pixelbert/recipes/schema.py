@@ -137,6 +137,7 @@ class Phase(Section):
 class Train(Section):
     precision: Literal["auto", "float32", "bfloat16", "bfloat16-cnn"] = "auto"
     gradient_checkpointing: bool = False
+    length_chunks: int = Field(1, ge=1)  # texts of a batch in groups of like length: less padding (CPU)
     save_minutes: float = 10.0
     save_steps: int | None = None
     keep_checkpoints: int = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class Vocabulary:
         special = tuple(sorted(tokenizer.all_special_ids))  # type: ignore[attr-defined]
         return cls(len(continuation), tokens["[MASK]"], special, continuation)
 
+    @cached_property
     def ordinary_ids(self) -> np.ndarray:
         """Ids that may stand in for a masked piece: all but the special ones."""
         return np.setdiff1d(np.arange(self.size), self.special_ids)
@@ -63,6 +65,6 @@ def mask_tokens(
     how = draw.random(len(chosen))
     masked[chosen[how < 0.8]] = vocabulary.mask_id
     randoms = chosen[(how >= 0.8) & (how < 0.9)]
-    ordinary = vocabulary.ordinary_ids()
+    ordinary = vocabulary.ordinary_ids
     masked[randoms] = ordinary[draw.integers(len(ordinary), size=len(randoms))]
     return masked, labels

@@ -8,7 +8,7 @@ holds only when a step is one micro-batch.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -221,13 +221,16 @@ def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
 class PretrainingObjective(nn.Module):
     """The model with its losses, one module, so that a distributed wrapper sees one forward."""
 
-    def __init__(self, model: PixelBertForPreTraining, encoder_dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, model: PixelBertForPreTraining, encoder_dtype: torch.dtype | None = None, chunks: int = 1
+    ) -> None:
         super().__init__()
         self.model = model
         self.encoder_dtype = encoder_dtype
+        self.chunks = chunks  # the texts of a batch go through the encoder in so many groups of like length
 
     def forward(self, batch: Batch, settings: LossSettings) -> dict[str, Tensor]:
-        """The summed losses of a batch, by name, and `itm_right` without gradient."""
+        """The summed losses of a batch, by name."""
         device = batch["input_ids"].device.type
         cast = torch.autocast(device, self.encoder_dtype) if self.encoder_dtype else nullcontext()
         with cast:
@@ -239,7 +242,7 @@ class PretrainingObjective(nn.Module):
         replaced = None
         if settings.contrastive or settings.hard_share:
             images = self.model.image_vectors(grid)
-            texts = self.model.text_vectors(batch["caption_ids"], batch["caption_mask"])
+            texts = self._text_vectors(batch["caption_ids"], batch["caption_mask"])
             assert self.model.contrastive is not None
             scale = self.model.contrastive.log_scale.exp().clamp(max=100.0)
             if settings.contrastive:
@@ -272,12 +275,34 @@ class PretrainingObjective(nn.Module):
     ) -> dict[str, Tensor]:
         ids, mask = replaced if replaced is not None else (batch["input_ids"], batch["attention_mask"])
         labels = F.pad(batch["labels"], (0, ids.shape[1] - batch["labels"].shape[1]), value=IGNORED)
-        copies = sample_pixels(grid.select(batch["image_of_text"]), settings.sample_pixels, batch["sampling_seed"])
-        output = self.model(ids, labels=labels, attention_mask=mask, grid=copies)
-        losses = {}
-        if settings.mlm:
-            losses["mlm"] = mlm_loss(output.mlm_logits, labels[labels != IGNORED])
-        if settings.itm:
-            losses["itm"] = itm_loss(output.itm_logits, batch["match"])
-            losses["itm_right"] = (output.itm_logits.argmax(-1) == batch["match"]).sum().detach()
+        losses: dict[str, Tensor] = {}
+        for rows, length in length_chunks(mask, self.chunks):
+            copies = sample_pixels(
+                grid.select(batch["image_of_text"][rows]), settings.sample_pixels, batch["sampling_seed"][rows]
+            )
+            hidden_labels, match = labels[rows, :length], batch["match"][rows]
+            output = self.model(
+                ids[rows, :length], labels=hidden_labels, attention_mask=mask[rows, :length], grid=copies
+            )
+            if settings.mlm:
+                losses["mlm"] = losses.get("mlm", 0) + mlm_loss(output.mlm_logits, hidden_labels[hidden_labels != IGNORED])
+            if settings.itm:
+                losses["itm"] = losses.get("itm", 0) + itm_loss(output.itm_logits, match)
         return losses
+
+    def _text_vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
+        parts, order = [], []
+        for rows, length in length_chunks(mask, self.chunks):
+            parts.append(self.model.text_vectors(ids[rows, :length], mask[rows, :length]))
+            order.append(rows)
+        return torch.cat(parts)[torch.cat(order).argsort()]
+
+
+def length_chunks(mask: Tensor, chunks: int) -> Iterator[tuple[Tensor, int]]:
+    """Rows of [T, L] texts in `chunks` groups of like length, each with its longest: short texts carry less padding."""
+    lengths = mask.sum(1)
+    if chunks <= 1:
+        yield torch.arange(mask.shape[0], device=mask.device), mask.shape[1]
+        return
+    for rows in lengths.argsort(stable=True).chunk(chunks):
+        yield rows, int(lengths[rows].max())

@@ -92,11 +92,10 @@ class Trainer:
         self.model.pixelbert.visual.body.to(memory_format=torch.channels_last)
         if recipe.train.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-            self.model.pixelbert.visual.gradient_checkpointing(True)
         if recipe.text.freeze_embeddings:
             freeze_embeddings(self.model)
         self.optimizers = build_optimizers(self.model, recipe.optim)
-        self.objective = self.accelerator.prepare(PretrainingObjective(self.model, self.encoder_dtype))
+        self.objective = self.accelerator.prepare(PretrainingObjective(self.model, self.encoder_dtype, recipe.train.length_chunks))
         optim, schedule, records = recipe.optim, recipe.schedule, parts.train.num_records
         self.pairs = schedule.pairs if schedule.pairs is not None else round((schedule.epochs or 1) * records)
         self.steps = max(1, self.pairs // optim.batch_size)

@@ -19,7 +19,6 @@ from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.processor import PixelBertProcessor
-from pixelbert.model.weights import load_pretrained
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.pretraining_scores import HeldOut
 from pixelbert.training.checkpoint import checkpoints, write_file, write_folder
@@ -85,6 +84,8 @@ def open_run(
         if not (source / "model.safetensors").is_file():
             raise CheckpointError(f"{source}: not a run folder with a trained model (no model.safetensors)")
         folder.processor = PixelBertProcessor.from_pretrained(source)
+        from pixelbert.model.weights import load_pretrained
+
         folder.model = load_pretrained(PixelBertForPreTraining, source)
     return folder
 

@@ -88,9 +88,9 @@ def build_model(recipe: Recipe, processor: PixelBertProcessor) -> tuple[PixelBer
         raise UsageError(f"{recipe.name}: {error}") from error
     reports: dict[str, Any] = {}
     if text.weights:
-        reports["text"] = load_text_weights(model, text.weights).summary()
+        reports["text"] = load_text_weights(model, text.weights).to_dict()
     if backbone.weights:
-        reports["backbone"] = load_backbone_weights(model.pixelbert, backbone.weights).summary()
+        reports["backbone"] = load_backbone_weights(model.pixelbert, backbone.weights).to_dict()
     return model, reports
 
 
