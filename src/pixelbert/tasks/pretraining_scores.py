@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,13 +81,12 @@ class HeldOut:
         return other
 
     def masked_words(self) -> list[dict[str, Any]]:
-        """One row per masked place: record, place, the true piece and what is filled in, with the true and another image."""
-        masked = [self._mask(i) for i in range(len(self.texts))]
+        """One row per masked place: record, place, true piece, and the piece filled in with the true and another image."""
         other = self.shuffled()
-        with_true = self._fill(masked, self.image_of, "masked words")
-        with_other = self._fill(masked, other[self.image_of], "masked words, images shuffled")
+        with_true = self._fill(self.image_of, "masked words")
+        with_other = self._fill(other[self.image_of], "masked words, images shuffled")
         split, rows = self.batches.records, []
-        for i, (_, labels) in enumerate(masked):
+        for i, (_, labels) in enumerate(self.masked):
             for n, place in enumerate(np.flatnonzero(labels != IGNORED)):
                 rows.append({
                     "record": split.record_id(self.records[i]), "place": int(place), "word": int(labels[place]),
@@ -94,38 +94,46 @@ class HeldOut:
                 })  # fmt: skip
         return rows
 
-    def _mask(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+    @cached_property
+    def masked(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each text the ids with pieces hidden, and the labels: the true piece where hidden, else -100."""
         from pixelbert.tasks.masking import mask_tokens
 
-        draw = generator(self.seed, "val-mask", self.records[i])
-        return mask_tokens(self.texts[i], self.batches.vocabulary, draw)  # always 15 %, 80/10/10, single pieces
+        draws = (generator(self.seed, "val-mask", record) for record in self.records)
+        # always 15 %, 80/10/10, single pieces
+        return [mask_tokens(ids, self.batches.vocabulary, d) for ids, d in zip(self.texts, draws, strict=True)]
+
+    def _fill(self, images: np.ndarray, what: str) -> list[np.ndarray]:
+        filled: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(self.texts)
+        for text, logits in self.word_logits(np.arange(len(self.texts)), images, what):
+            filled[text] = logits.argmax(-1).cpu().numpy()
+        return filled
 
     @torch.no_grad()
-    def _fill(self, masked: Sequence[tuple[np.ndarray, np.ndarray]], images: np.ndarray, what: str) -> list[np.ndarray]:
-        filled: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(masked)
+    def word_logits(self, texts: np.ndarray, images: np.ndarray, what: str = "words") -> Iterator[tuple[int, Tensor]]:
+        """(place in `texts`, logits [masked, V] of its masked pieces) of the pairs (text, image), in any order."""
+        masked = [self.masked[int(text)] for text in texts]
         for rows in self._by_length([len(ids) for ids, _ in masked], what):
             labels = pad_ids([masked[i][1] for i in rows], IGNORED).to(self.device)
             ids = pad_ids([masked[i][0] for i in rows]).to(self.device)
             with self._cast():
                 output = self.model(
-                    ids, labels=labels, attention_mask=self._mask_of(rows), grid=self._grid_of(images[rows])
+                    ids, labels=labels, attention_mask=self._mask_of(texts[rows]), grid=self._grid_of(images[rows])
                 )
-            best = output.mlm_logits.argmax(-1).cpu().numpy()
-            counts = (labels != IGNORED).sum(1).cpu().numpy()
-            for i, part in zip(rows, np.split(best, np.cumsum(counts)[:-1]), strict=True):
-                filled[i] = part
-        return filled
+            counts = (labels != IGNORED).sum(1).tolist()
+            yield from zip(rows.tolist(), output.mlm_logits.split(counts), strict=True)
 
     # -- matches -----------------------------------------------------------------------------------------------------
 
     def itm_accuracy(self) -> float:
         """Percent right over every (image, own caption) and (image, random caption of another image), unmasked."""
-        false = np.array([self._false_caption(i) for i in range(len(self.records))])
+        false = np.array([self.false_caption(i) for i in range(len(self.records))])
         own = self.match_scores(self.image_of, np.arange(len(self.records)), "matches")
         foreign = self.match_scores(self.image_of, false, "mismatches")
         return 100.0 * float(((own > 0).mean() + (foreign <= 0).mean()) / 2)
 
-    def _false_caption(self, i: int) -> int:
+    def false_caption(self, i: int) -> int:
+        """A random caption of another image, not equal to one of this image's own: its place among `records`."""
         draw = generator(self.seed, "val-negative", self.records[i])
         split, image = self.batches.records, self.image_of[i]
         own = {split.text(r) for r in split.records_of(self.images[image])}
