@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,22 +147,29 @@ def _slow(handle: Any) -> str:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one line a step or validation. On resume, lines after the checkpoint's step are dropped."""
+    """`metrics.jsonl`: one line a step or validation. On resume, lines after the checkpoint's step are dropped.
+
+    Each line gets `seconds`: the run's time so far, over all its parts, without the steps that a resume does again.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
+        self.before, self.begun = 0.0, time.monotonic()
         lines = []
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
-                    if json.loads(line)["step"] <= step:
+                    row = json.loads(line)
+                    if row["step"] <= step:
                         lines.append(line)
+                        self.before = row.get("seconds", self.before)
                 except (ValueError, KeyError):
                     continue  # cut off by a kill
         write_file(path, "".join(line + "\n" for line in lines))
 
     def write(self, **values: Any) -> None:
         """Append a line; raises MachineError on a full disk."""
+        values["seconds"] = round(self.before + time.monotonic() - self.begun, 2)
         try:
             with open(self.path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(values) + "\n")
