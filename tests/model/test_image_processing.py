@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin, features
 
 from pixelbert.errors import DataError
 from pixelbert.model import image_processing
@@ -22,6 +22,7 @@ from pixelbert.model.image_processing import (
     resize,
 )
 
+AVIF = pytest.param("AVIF", marks=pytest.mark.skipif(not features.check("avif"), reason="a Pillow without AVIF"))
 ONE_LEVEL = 1.0  # of 255, on average over an image: how near to Pillow every pixel path must stay
 
 
@@ -166,10 +167,10 @@ def test_orientation_of_an_opened_pil_image():
     assert decode_image(image)[..., 0].tolist() == UPRIGHT[6]
 
 
-@pytest.mark.parametrize("orientation", [0, 9, 255])
-def test_impossible_orientation_is_ignored(orientation):
-    data = encode(Image.fromarray(STORED).convert("RGB"), "PNG", exif=exif(orientation))
-    assert decode_image(data)[..., 0].tolist() == UPRIGHT[1]
+def test_impossible_orientation_is_ignored():
+    for orientation in (0, 9, 255):
+        data = encode(Image.fromarray(STORED).convert("RGB"), "PNG", exif=exif(orientation))
+        assert decode_image(data)[..., 0].tolist() == UPRIGHT[1]
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -276,10 +277,13 @@ def test_ycck_jpeg_equals_pillow():
 
 def test_animations_give_their_first_frame():
     frames = [Image.new("RGB", (20, 10), colour) for colour in [(255, 0, 0), (0, 255, 0), (0, 0, 255)]]
-    for kind, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {}), ("MPO", {})):
+    kinds = {"GIF": {}, "WEBP": {"lossless": True}, "PNG": {}, "TIFF": {}}
+    if int(features.version("pil").split(".")[0]) >= 11:  # older ones write it damaged
+        kinds["MPO"] = {}  # several JPEGs in one file, as some phones write
+    for kind, options in kinds.items():
         data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-        lossy = 2 if kind == "MPO" else 0  # several JPEGs in one file, as some phones write
-        assert np.abs(decode_image(data).astype(int) - [255, 0, 0]).max() <= lossy, kind
+        tolerance = 2 if kind == "MPO" else 0
+        assert np.abs(decode_image(data).astype(int) - [255, 0, 0]).max() <= tolerance, kind
 
 
 def test_transparent_gif_is_laid_on_white():
@@ -288,7 +292,7 @@ def test_transparent_gif_is_laid_on_white():
     assert decode_image(encode(image, "GIF"))[0, :2].tolist() == [[200, 0, 0], [255, 255, 255]]
 
 
-@pytest.mark.parametrize("kind", ["BMP", "PPM", "JPEG2000", "TIFF", "WEBP", "AVIF"])
+@pytest.mark.parametrize("kind", ["BMP", "PPM", "JPEG2000", "TIFF", "WEBP", AVIF])
 def test_other_formats(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encode(draw_photo(32, 48), kind, **options)
@@ -383,7 +387,7 @@ def test_truncated_jpeg(options, share, end):
         decode_image(data[: int(len(data) * share)] + end)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"])
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", AVIF])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
 def test_truncated_others(kind, share):
     data = encode(draw_photo(), kind)

@@ -8,6 +8,7 @@ by simplejpeg (the same libjpeg with the same settings, so the same pixels) and 
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
@@ -200,18 +201,25 @@ def _from_bytes(data: bytes, limits: ImageLimits) -> tuple[np.ndarray, int]:
         return _from_pil(image, limits)
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """FORMATS as far as this Pillow has them: older ones lack AVIF."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     """The image with its header read and nothing decoded."""
     if not data:
         raise BadImage("is empty")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         found = re.search(r"\((\d+) pixels\)", str(error))
         size = f"{int(found[1]):,} pixels" if found else "too many pixels"
         raise BadImage(f"has {size}, more than the {limits.max_pixels:,} allowed") from error
     except UnidentifiedImageError as error:
-        raise BadImage(f"is not an image in a format that can be read ({', '.join(FORMATS)})") from error
+        raise BadImage(f"is not an image in a format that can be read ({', '.join(_formats())})") from error
     except Exception as error:  # Pillow's plugins raise many kinds on a broken header
         raise BadImage(f"has a damaged header ({_reason(error)})") from error
 

@@ -5,6 +5,7 @@ Batches stay uint8: normalisation happens on the device, inside the model (`Pixe
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 from collections.abc import Sequence
@@ -218,9 +219,14 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-# transformers asks for a class by the library that resizes; ours is the same for both.
-AutoImageProcessor.register(
-    PixelBertConfig,
-    image_processor_classes={"pil": PixelBertImageProcessor, "torchvision": PixelBertImageProcessor},
-    exist_ok=True,
-)
+def _register() -> None:
+    """`AutoImageProcessor`, which `PixelBertProcessor.from_pretrained` goes through, finds our class."""
+    if "image_processor_classes" in inspect.signature(AutoImageProcessor.register).parameters:
+        # It asks for a class by the library that resizes; ours is the same for both.
+        classes = {"pil": PixelBertImageProcessor, "torchvision": PixelBertImageProcessor}
+        AutoImageProcessor.register(PixelBertConfig, image_processor_classes=classes, exist_ok=True)
+    else:  # transformers 5.0
+        AutoImageProcessor.register(PixelBertConfig, PixelBertImageProcessor, exist_ok=True)
+
+
+_register()
