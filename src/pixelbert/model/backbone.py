@@ -8,23 +8,27 @@ convolution or pooling with a kernel larger than 1; a valid side at stride s is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
+from timm.models._features import FeatureListNet
+from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pixelbert.model.config import PixelBertConfig
 
-# Layers that look at the whole map at once: no mask can keep padding out of them, so each image goes alone.
-_GLOBAL_LAYERS = (
-    "SqueezeExcite", "SEModule", "EffectiveSEModule", "EcaModule", "CecaModule", "GatherExcite", "GlobalContext",
-    "GlobalResponseNorm", "GroupNorm", "GroupNorm1", "InstanceNorm2d", "CbamModule", "AdaptiveAvgPool2d", "SplitAttn",
-    "SelectiveKernel", "Attention2d", "Attention", "NonLocalAttn", "BatNonLocalAttn",
-)  # fmt: skip
+# Parts of the class names of layers that look at the whole map at once (squeeze-and-excitation, attention, group
+# norm, ...): no mask can keep padding out of them, so each image of a padded batch goes through alone.
+_GLOBAL_LAYERS = re.compile(
+    "Attn|Attention|Squeeze|SEModule|C?[Ee]caModule|EseModule|GatherExcite|Context|Response|GroupNorm|InstanceNorm"
+    "|Adaptive|SelectiveKernel|Cbam|NonLocal|LiteMLA|XCA|LambdaLayer|Modulation"
+)
 
 
 def create_cnn(name: str, output: str = "stage") -> nn.Module:
@@ -45,10 +49,15 @@ def create_cnn(name: str, output: str = "stage") -> nn.Module:
 class VisualBackbone(nn.Module):
     """Images -> feature maps, each image's features independent of the others in its batch."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: PixelBertConfig) -> None:
         super().__init__()
         self.config = config
-        self.body = create_cnn(config.backbone, config.backbone_output)
+        self.body: Any = create_cnn(config.backbone, config.backbone_output)
+        if config.backbone_norm == "sync":
+            self.body = convert_sync_batchnorm(self.body)
         info = self.body.feature_info
         self.stages: list[dict[str, Any]] = list(getattr(info, "info", info))
         self.channels: int = self.stages[-1]["num_chs"]
@@ -57,7 +66,8 @@ class VisualBackbone(nn.Module):
         self.stride: int = self.stages[-1]["reduction"]
         self.register_buffer("mean", torch.tensor(config.image_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.image_std).view(1, -1, 1, 1), persistent=False)
-        self.mixes_globally = any(type(m).__name__ in _GLOBAL_LAYERS for m in self.body.modules())
+        self.mixes_globally = any(_GLOBAL_LAYERS.search(type(m).__name__) for m in self.body.modules())
+        self.compute_dtype: torch.dtype | None = None  # autocast of the CNN alone; set by who runs the model
         self._padding: _Padding | None = None
         for module in self.body.modules():
             self._guard(module)
@@ -68,13 +78,17 @@ class VisualBackbone(nn.Module):
     def _guard(self, module: nn.Module) -> None:
         """Zero the padding before `module` if its kernel reaches beyond one cell."""
         kernel = getattr(module, "kernel_size", 1)
-        if max(kernel) <= 1 if isinstance(kernel, tuple) else kernel <= 1:
-            return
-        is_max_pool = isinstance(module, nn.MaxPool2d)
-        fill = float("-inf") if is_max_pool else 0.0
-        module.register_forward_pre_hook(lambda _, args: (self._fill(args[0], fill), *args[1:]))
-        if is_max_pool:  # -inf must not reach a 1 x 1 convolution: its gradient would be 0 * inf
-            module.register_forward_hook(lambda _, args, output: self._fill(output, 0.0))
+        if (max(kernel) if isinstance(kernel, tuple) else kernel) > 1:
+            module.register_forward_pre_hook(self._before)  # methods, not closures: a deep copy gets its own
+            if isinstance(module, nn.MaxPool2d):
+                module.register_forward_hook(self._after_max_pool)
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        fill = float("-inf") if isinstance(module, nn.MaxPool2d) else 0.0
+        return (self._fill(args[0], fill), *args[1:])
+
+    def _after_max_pool(self, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        return self._fill(output, 0.0)  # -inf must not reach a 1 x 1 convolution: its gradient would be 0 * inf
 
     def _fill(self, x: Tensor, value: float) -> Tensor:
         return x if self._padding is None else x.masked_fill(self._padding.outside(x.shape[-2:]), value)
@@ -103,23 +117,68 @@ class VisualBackbone(nn.Module):
             features [I, C, h, w] and mask bool [I, h, w], True where a cell belongs to its image.
         """
         images = self.normalise(images)
-        full = torch.tensor(images.shape[-2:], device=images.device)
-        if sizes is None or bool((sizes.to(full.device) == full).all()):
-            self._padding = None
-            features = self._run(images)
-            return features, features.new_ones(features.shape[0], *features.shape[-2:], dtype=torch.bool)
-        sizes = sizes.to(images.device)
-        if self.mixes_globally:
+        if sizes is not None and bool((sizes == sizes.new_tensor(images.shape[-2:])).all()):
+            sizes = None
+        if sizes is not None and self.mixes_globally:
             return self._one_by_one(images, sizes)
-        images = self._pad_to_stride(images)
-        self._padding = _Padding(sizes, (images.shape[-2], images.shape[-1]))  # kept for recomputation in backward
-        features = self._run(images)
+        if sizes is not None:
+            images = self._pad_to_stride(images)
+            sizes = sizes.to(images.device)
+        features = self._run(images, sizes)
+        if self._padding is None:
+            return features, features.new_ones(features.shape[0], *features.shape[-2:], dtype=torch.bool)
         return features, ~self._padding.outside(features.shape[-2:]).squeeze(1)
 
-    def _run(self, images: Tensor) -> Tensor:
+    def _run(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """The CNN's map [I, C, h, w]; without `sizes` nothing is masked."""
+        padding = self._padding = None if sizes is None else _Padding(sizes, (images.shape[-2], images.shape[-1]))
+        if self.compute_dtype is None:
+            features = self._body(images)
+        else:
+            with torch.autocast(images.device.type, self.compute_dtype):
+                features = self._body(images).float()
+        if features.requires_grad:  # checkpointed stages run again in backward, when another batch may have passed
+            features.register_hook(lambda _: setattr(self, "_padding", padding))
+        return features
+
+    def _body(self, images: Tensor) -> Tensor:
         if self.config.backbone_output == "head" or not hasattr(self.body.feature_info, "out_indices"):
-            return self.body.forward_features(images)
-        return self.body(images)[-1]
+            features = self.body.forward_features(images)
+        else:
+            features = self.body(images)[-1]
+        return features.permute(0, 3, 1, 2) if "NHWC" in str(getattr(self.body, "output_fmt", "")) else features
+
+    # -- the frozen part apart ---------------------------------------------------------------------------------------
+
+    def frozen_steps(self) -> int:
+        """How many leading steps of the CNN are frozen, so that their output can be kept; 0 when none."""
+        frozen = 0
+        for step in self._steps():
+            parameters = list(step.parameters())
+            if any(p.requires_grad for p in parameters) or (parameters and self._trains_norms(step)):
+                break
+            frozen += 1
+        return frozen
+
+    def _trains_norms(self, step: nn.Module) -> bool:
+        return any(isinstance(m, _BatchNorm) and m.training for m in step.modules())
+
+    def _steps(self) -> list[nn.Module]:
+        """Modules that one after the other give the map; the whole CNN as one where its parts are not known."""
+        if isinstance(self.body, FeatureListNet):
+            return list(self.body.values())
+        if isinstance(self.body, EfficientNetFeatures):
+            return [self.body.conv_stem, self.body.bn1, *self.body.blocks]
+        return [self.body]
+
+    def run_steps(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Steps `first` to `last` of the CNN on images of one size, normalised before step 0: [I, C, h, w]."""
+        self._padding = None
+        x = self.normalise(x) if first == 0 else x
+        with torch.autocast(x.device.type, self.compute_dtype, enabled=self.compute_dtype is not None):
+            for step in self._steps()[first:last]:
+                x = self._body(x) if step is self.body else step(x)
+        return x
 
     def _pad_to_stride(self, images: Tensor) -> Tensor:
         """Pad to a multiple of the stride, so that a map's side tells its stride exactly."""
@@ -128,7 +187,6 @@ class VisualBackbone(nn.Module):
 
     def _one_by_one(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Each image without its padding, then put together: for networks that mix the whole map."""
-        self._padding = None
         maps = [self._run(image[None, :, :h, :w])[0] for image, (h, w) in zip(images, sizes.tolist(), strict=True)]
         height, width = (max(m.shape[i] for m in maps) for i in (-2, -1))
         features = maps[0].new_zeros(len(maps), maps[0].shape[0], height, width)
@@ -142,24 +200,22 @@ class VisualBackbone(nn.Module):
 
     def set_frozen_stages(self, stages: int) -> None:
         """Freeze the stem and the first `stages` stages (-1: nothing); batch norm as the config says."""
-        names = [name for name, _ in self.body.named_parameters()]
-        last = -1
-        if stages >= len(self.stages) - 1:
-            last = len(names) - 1
-        elif stages >= 0:
-            module = self.stages[stages]["module"]
-            inside = [i for i, n in enumerate(names) if n.startswith((f"{module}.", f"{module.replace('.', '_')}."))]
-            # a stage named after an activation (`act1`) has no parameters: the stem ends before the next stage
-            after = self.stages[stages + 1]["module"]
-            ahead = [i for i, n in enumerate(names) if n.startswith((f"{after}.", f"{after.replace('.', '_')}."))]
-            last = inside[-1] if inside else ahead[0] - 1
-        for i, parameter in enumerate(self.body.parameters()):
-            parameter.requires_grad_(i > last)
+        parameters = list(self.body.named_parameters())
+        frozen = 0 if stages < 0 else len(parameters)
+        if 0 <= stages < len(self.stages) - 1:
+            frozen = 1 + max(self._places(stages), default=min(self._places(stages + 1)) - 1)
+        for i, (_, parameter) in enumerate(parameters):
+            parameter.requires_grad_(i >= frozen)
         if self.config.backbone_norm == "frozen":
             for norm in self._norms():
                 norm.requires_grad_(False)
-        self.frozen_below = last + 1  # parameters of the CNN that get no gradient, in order
         self.train(self.training)
+
+    def _places(self, stage: int) -> list[int]:
+        """Where the stage's parameters stand in the CNN; nowhere for a stem that timm names by its activation."""
+        start = f"{self.stages[stage]['module']}.".replace(".", "_")
+        names = (name.replace(".", "_") for name, _ in self.body.named_parameters())
+        return [i for i, name in enumerate(names) if name.startswith(start)]
 
     def _norms(self) -> Iterator[nn.Module]:
         return (m for m in self.body.modules() if isinstance(m, _BatchNorm))
@@ -167,11 +223,9 @@ class VisualBackbone(nn.Module):
     def train(self, mode: bool = True) -> VisualBackbone:
         """Batch norm stays in evaluation mode where it is frozen or its parameters are."""
         super().train(mode)
-        if mode:
-            for norm in self._norms():
-                parameters = list(norm.parameters())
-                if self.config.backbone_norm == "frozen" or (parameters and not parameters[0].requires_grad):
-                    norm.eval()
+        for norm in self._norms():
+            is_trained = self.config.backbone_norm != "frozen" and all(p.requires_grad for p in norm.parameters())
+            norm.train(mode and is_trained)
         return self
 
     @property
@@ -179,11 +233,15 @@ class VisualBackbone(nn.Module):
         """Whether no parameter of the CNN is trained, so that no gradient needs to enter it."""
         return not any(p.requires_grad for p in self.body.parameters())
 
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether activations are recomputed in backward; `model.gradient_checkpointing_enable()` sets it."""
+        return bool(getattr(self.body, "grad_checkpointing", False))
+
+    @gradient_checkpointing.setter
     def gradient_checkpointing(self, enable: bool) -> None:
-        """Recompute activations in backward; timm does it stage by stage."""
-        setter: Callable[[bool], None] | None = getattr(self.body, "set_grad_checkpointing", None)
-        if setter is not None:
-            setter(enable)
+        if hasattr(self.body, "set_grad_checkpointing"):
+            self.body.set_grad_checkpointing(enable)
 
 
 class _Padding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import BertConfig, PreTrainedConfig
 
@@ -39,7 +39,7 @@ class PixelBertConfig(PreTrainedConfig):
     """
 
     model_type = "pixelbert"
-    sub_configs = {"text_config": BertConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": BertConfig}
 
     def __init__(
         self,
@@ -60,11 +60,8 @@ class PixelBertConfig(PreTrainedConfig):
         image_channels: str = "RGB",
         **kwargs: Any,
     ) -> None:
-        if text_config is None:
-            text_config = BertConfig()
-        elif isinstance(text_config, dict):
-            text_config = BertConfig(**text_config)
-        self.text_config = text_config
+        encoder: Any = BertConfig() if text_config is None else text_config
+        self.text_config = BertConfig(**encoder) if isinstance(encoder, dict) else encoder
         self.backbone = backbone
         self.backbone_output = backbone_output
         self.backbone_norm = backbone_norm
@@ -79,8 +76,8 @@ class PixelBertConfig(PreTrainedConfig):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.image_channels = image_channels
-        self.hidden_size = text_config.hidden_size
-        self.initializer_range = text_config.initializer_range
+        self.hidden_size = self.text_config.hidden_size
+        self.initializer_range = self.text_config.initializer_range
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is '{getattr(self, name)}', expected one of {', '.join(choices)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from pixelbert.model.backbone import VisualBackbone
 from pixelbert.model.config import PixelBertConfig
+from pixelbert.model.contrastive import INITIAL_LOG_SCALE, ContrastiveHead
 from pixelbert.model.pixels import Grid, PixelEmbedding, sample_pixels
 
 
@@ -42,7 +43,7 @@ class PixelBertPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _can_record_outputs = {"hidden_states": BertLayer, "attentions": BertSelfAttention}
+    _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": BertLayer, "attentions": BertSelfAttention}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -124,37 +125,10 @@ class PixelBertModel(PixelBertPreTrainedModel):
         return PixelBertOutput(last_hidden_state=hidden, attention_mask=mask)
 
 
-INITIAL_LOG_SCALE = 2.6592  # ln(1 / 0.07), as in CLIP
-
-
-class ContrastiveHead(nn.Module):
-    """Pooled vectors of images and texts in one space (beyond the paper): for shortlists, search and hard negatives."""
-
-    def __init__(self, config: PixelBertConfig) -> None:
-        super().__init__()
-        self.image = nn.Linear(config.hidden_size, config.contrastive_size)
-        self.text = nn.Linear(config.hidden_size, config.contrastive_size)
-        self.log_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
-
-    @staticmethod
-    def pool(vectors: Tensor, mask: Tensor) -> Tensor:
-        """Mean over the valid places: [B, N, d], [B, N] -> [B, d]."""
-        weights = mask.to(vectors.dtype)[..., None]
-        return (vectors * weights).sum(1) / weights.sum(1)
-
-    def image_vectors(self, grid: Grid) -> Tensor:
-        """Unit vectors [I, contrastive_size]."""
-        return nn.functional.normalize(self.image(self.pool(grid.pixels, grid.mask)).float(), dim=-1)
-
-    def text_vectors(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Unit vectors [T, contrastive_size] of the text alone: hidden [T, L, d]."""
-        return nn.functional.normalize(self.text(self.pool(hidden, mask)).float(), dim=-1)
-
-
 class PixelBertForPreTraining(PixelBertPreTrainedModel):
     """Masked language modelling, Eq. (7), and image-text matching, Eq. (8)."""
 
-    _tied_weights_keys = {
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
         "mlm_head.decoder.weight": "pixelbert.text.embeddings.word_embeddings.weight",
         "mlm_head.decoder.bias": "mlm_head.bias",
     }

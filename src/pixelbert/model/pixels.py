@@ -43,7 +43,8 @@ class PixelEmbedding(nn.Module):
         if self.position == "learned2d":
             self.row_embedding = nn.Embedding(MAX_POSITION, size)
             self.column_embedding = nn.Embedding(MAX_POSITION, size)
-        self.layer_norm = nn.LayerNorm(size, eps=config.text_config.layer_norm_eps) if config.visual_layer_norm else None
+        eps = config.text_config.layer_norm_eps
+        self.layer_norm = nn.LayerNorm(size, eps=eps) if config.visual_layer_norm else None
         self.dropout = nn.Dropout(config.visual_dropout)
 
     def forward(self, features: Tensor, mask: Tensor) -> Grid:

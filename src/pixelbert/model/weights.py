@@ -1,4 +1,4 @@
-"""Foreign weights into our modules, every key accounted for in a report; a wrong file is an error, nothing is loaded."""
+"""Foreign weights into our modules: every key accounted for in a report, a wrong file refused before it changes any."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from pixelbert.model.weight_files import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pixelbert.model.backbone import VisualBackbone
     from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertModel, PixelBertPreTrainedModel
 
     Model = TypeVar("Model", bound=PixelBertPreTrainedModel)
@@ -121,9 +120,9 @@ def load_backbone_weights(
     report = LoadReport(source, notes=[f"names: {naming}"])
     _load(cnn.body.state_dict(), values, names, report, f"the CNN {backbone}", strict)
     if statistics == "auto":
-        own = own or _statistics_of(naming, backbone)
-    if statistics != "keep":
-        _set_statistics(model, own or INPUT_STATISTICS[statistics], report)
+        _set_statistics(model, own or _statistics_of(naming, backbone), report)
+    elif statistics != "keep":
+        _set_statistics(model, INPUT_STATISTICS[statistics], report)
     return report
 
 

@@ -23,10 +23,18 @@ from pixelbert.tasks.pretraining import LossSettings, PretrainingObjective, loss
 from pixelbert.tasks.pretraining_scores import HeldOut, validate
 from pixelbert.training import precision
 from pixelbert.training.checkpoint import MetricsFile, load_checkpoint, load_state, save_checkpoint
+from pixelbert.training.frozen_features import FrozenFeatures, frozen_features
 from pixelbert.training.optimizers import build_optimizers, rate_factor, set_rates
 from pixelbert.training.progress import StepProgress
 from pixelbert.training.run_folder import open_run, save_best, save_last, write_validation
-from pixelbert.training.setup import Parts, build_model, build_processor, freeze_embeddings, open_splits, pretraining_batches
+from pixelbert.training.setup import (
+    Parts,
+    build_model,
+    build_processor,
+    freeze_embeddings,
+    open_splits,
+    pretraining_batches,
+)
 
 
 @dataclass
@@ -95,7 +103,12 @@ class Trainer:
         if recipe.text.freeze_embeddings:
             freeze_embeddings(self.model)
         self.optimizers = build_optimizers(self.model, recipe.optim)
-        self.objective = self.accelerator.prepare(PretrainingObjective(self.model, self.encoder_dtype, recipe.train.length_chunks))
+        objective = PretrainingObjective(self.model, self.encoder_dtype, recipe.train.length_chunks)
+        self.frozen: FrozenFeatures | None = None
+        if recipe.train.keep_frozen_features:
+            self.frozen = frozen_features(recipe, parts)
+            objective.encode = self.frozen.grid
+        self.objective = self.accelerator.prepare(objective)
         optim, schedule, records = recipe.optim, recipe.schedule, parts.train.num_records
         self.pairs = schedule.pairs if schedule.pairs is not None else round((schedule.epochs or 1) * records)
         self.steps = max(1, self.pairs // optim.batch_size)
@@ -148,6 +161,8 @@ class Trainer:
         if phase.frozen_stages is not None and phase.frozen_stages != self.model.pixelbert.visual.config.frozen_stages:
             self.model.pixelbert.visual.config.frozen_stages = phase.frozen_stages
             self.model.pixelbert.visual.set_frozen_stages(phase.frozen_stages)
+        if self.frozen is not None:
+            self.frozen.refresh()
         counts = self._total_counts(micro, settings)
         factor = phase.lr_scale * rate_factor(step, self.steps, self.steps_per_epoch, self.recipe.schedule)
         set_rates(self.optimizers, factor)
