@@ -35,20 +35,17 @@ class _Entry(NamedTuple):
 
 
 _AUTO = "transformers.models.auto"
+_LOAD = ("from_pretrained",)
 _MODEL = ("from_pretrained", "from_config")
 _CONFIG = ("pixelbert.model.config", "PixelBertConfig")
 _MODELING = "pixelbert.model.modeling"
+_PROCESSOR = "pixelbert.model.processor"
 _ENTRIES = (
     _Entry(f"{_AUTO}.configuration_auto", "AutoConfig", ("from_pretrained", "for_model"), *_CONFIG),
     _Entry(f"{_AUTO}.modeling_auto", "AutoModel", _MODEL, _MODELING, "PixelBertModel"),
     _Entry(f"{_AUTO}.modeling_auto", "AutoModelForPreTraining", _MODEL, _MODELING, "PixelBertForPreTraining"),
-    _Entry(
-        f"{_AUTO}.processing_auto",
-        "AutoProcessor",
-        ("from_pretrained",),
-        "pixelbert.model.processor",
-        "PixelBertProcessor",
-    ),
+    _Entry(f"{_AUTO}.processing_auto", "AutoProcessor", _LOAD, _PROCESSOR, "PixelBertProcessor"),
+    _Entry(f"{_AUTO}.image_processing_auto", "AutoImageProcessor", _LOAD, _PROCESSOR, "PixelBertImageProcessor"),
 )
 _watched = {entry.auto_module for entry in _ENTRIES}
 _lock = threading.RLock()
