@@ -15,18 +15,20 @@ _SHOWN = 5
 
 
 class BadRows:
-    """Writes bad_rows.jsonl as rows come in, and remembers the first few and the counts by kind of reason."""
+    """Writes bad_rows.jsonl as rows come in, and remembers the first few and their counts by kind of reason."""
 
     def __init__(self, path: Path, most: int | None = None) -> None:
         self.total = 0
         self.kinds: Counter[str] = Counter()
         self.first: list[BadRow] = []
+        self.first_of: dict[int, BadRow] = {}
         self._most = most
         self._stream = open(path, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - see close()
 
-    def add(self, row: BadRow) -> None:
-        """Raises DataError when there are more than the user allows."""
+    def add(self, row: BadRow, split: int = -1) -> None:
+        """`split` is the row's split code, -1 when it has none. Raises DataError at more rows than the user allows."""
         self.total += 1
+        self.first_of.setdefault(split, row)
         self.kinds[kind_of(row.reason)] += 1
         if len(self.first) < _SHOWN:
             self.first.append(row)

@@ -138,9 +138,9 @@ def check_all(refs: Iterable[ImageRef], how: str, limits: ImageLimits, on_done: 
 
     def reason(ref: ImageRef) -> str:
         try:
+            check_header(ref, limits)
             if how == "full":
                 check_image(ref, limits)
-            check_header(ref, limits)
         except DataError as error:
             return str(error).removeprefix(f"{ref.file}: ").removeprefix(f"{ref.file} at byte {ref.offset}: ")
         except OSError as error:

@@ -60,7 +60,7 @@ class Collector:
                     self._add(item, row, code, names, finder)
                 except _Rejected as rejected:
                     file, _, place = row.where.rpartition(": ")
-                    self.bad.add(BadRow(file, place, str(rejected)))
+                    self.bad.add(BadRow(file, place, str(rejected)), code)
             elif isinstance(row, BadRow):
                 self.bad.add(row)
             else:

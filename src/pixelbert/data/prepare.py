@@ -258,12 +258,12 @@ def _usable_images(spool: Spool, rows: Collector, bad: BadRows, job: _Job) -> np
                 usable[number] = False
                 reasons[number] = reason
     if reasons:
-        image, image2 = spool.numbers("image"), spool.numbers("image2")
+        image, image2, codes = (spool.numbers(name) for name in ("image", "image2", "split"))
         for row in np.flatnonzero(~(usable[image] & (usable[image2] | (image2 < 0)))).tolist():
             wrong = int(image[row]) if int(image[row]) in reasons else int(image2[row])
             ref, name = rows.refs[wrong], rows.image_ids[wrong]
             told = f"'{ref.file}'" if ref.offset < 0 else f"'{name}' in '{ref.file}' at byte {ref.offset}"
-            bad.add(spool.bad(row, f"image {told} is unusable: {reasons[wrong]}"))
+            bad.add(spool.bad(row, f"image {told} is unusable: {reasons[wrong]}"), int(codes[row]))
     return usable
 
 
@@ -309,15 +309,16 @@ def _good_rows(
         chosen = np.setdiff1d(chosen, [later for later, _ in repeated], assume_unique=True)
         if len(chosen):
             out[code] = chosen
-        elif rows.seen[code]:
-            raise _all_bad(f"all {rows.seen[code]:,} rows of split '{name}' are bad", bad)
+        elif count := rows.seen[code] + (rows.seen[AUTO] if code == _TRAIN else 0):
+            raise _all_bad(f"all {count:,} rows of split '{name}' are bad", bad, code)
     if not out:
-        raise _all_bad("no row can be used", bad)
+        raise _all_bad("no row can be used", bad, -1)
     return out
 
 
-def _all_bad(what: str, bad: BadRows) -> DataError:
-    first = bad.first[0] if bad.first else None
+def _all_bad(what: str, bad: BadRows, code: int) -> DataError:
+    first = bad.first_of.get(code) or (bad.first_of.get(AUTO) if code == _TRAIN else None)
+    first = first or (bad.first[0] if bad.first else None)
     if first is None:
         return DataError(f"{what}: every one was left out by the exclusion lists")
     return DataError(f"{first.file}: {what}; the first: {first.place}: {first.reason}")
