@@ -171,6 +171,11 @@ class VisualBackbone(nn.Module):
             return [self.body.conv_stem, self.body.bn1, *self.body.blocks]
         return [self.body]
 
+    def leading_state(self, steps: int) -> dict[str, Tensor]:
+        """Weights and buffers of the first `steps` steps."""
+        parts = self._steps()[:steps]
+        return {f"{i}.{name}": tensor for i, part in enumerate(parts) for name, tensor in part.state_dict().items()}
+
     def run_steps(self, x: Tensor, first: int, last: int) -> Tensor:
         """Steps `first` to `last` of the CNN on images of one size, normalised before step 0: [I, C, h, w]."""
         self._padding = None

@@ -137,6 +137,8 @@ class Phase(Section):
 class Train(Section):
     precision: Literal["auto", "float32", "bfloat16", "bfloat16-cnn"] = "auto"
     gradient_checkpointing: bool = False
+    keep_frozen_features: bool = False  # compute the CNN's frozen part once (one image size, no augmentation)
+    features_folder: str | None = None  # where they are kept; None = in the run folder
     length_chunks: int = Field(1, ge=1)  # texts of a batch in groups of like length: less padding (CPU)
     save_minutes: float = 10.0
     save_steps: int | None = None

@@ -8,7 +8,7 @@ holds only when a step is one micro-batch.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from pixelbert.data.batches import Batch, Plan, Records, pad_ids
 from pixelbert.data.draws import generator, seed_of
 from pixelbert.data.images import ImageLimits, ResizeRule, collate_images, load_ref
 from pixelbert.model.modeling import PixelBertForPreTraining
-from pixelbert.model.pixels import sample_pixels
+from pixelbert.model.pixels import Grid, sample_pixels
 from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
 
 # -- losses ------------------------------------------------------------------------------------------------------------
@@ -118,6 +118,7 @@ class PretrainingBatches:
     crop_scale: float = 0.6
     contrastive: bool = False  # also the plain captions, and each caption's own masked version
     constant: tuple[int, int, int] | None = None  # blind: this colour instead of every image
+    without_images: bool = False  # their features are kept already
 
     def __post_init__(self) -> None:
         self.vocabulary = Vocabulary.of(self.tokenizer)
@@ -127,7 +128,9 @@ class PretrainingBatches:
         images = self.records.image_of[plan.records]
         unique, image_of_text = np.unique(images, return_inverse=True)
         epoch_of = {int(i): int(e) for i, e in zip(images, plan.epochs, strict=True)}
-        batch = self.image_batch([int(i) for i in unique], [epoch_of[int(i)] for i in unique])
+        batch: Batch = {"image_rows": torch.from_numpy(unique)}
+        if not self.without_images:
+            batch |= self.image_batch([int(i) for i in unique], [epoch_of[int(i)] for i in unique])
         batch["image_of_text"] = torch.from_numpy(image_of_text.astype(np.int64))
         pairs = list(zip(plan.positions.tolist(), plan.epochs.tolist(), plan.records.tolist(), strict=True))
         negative = [is_negative(position, self.negative_ratio, self.seed) for position, _, _ in pairs]
@@ -227,6 +230,7 @@ class PretrainingObjective(nn.Module):
         super().__init__()
         self.model = model
         self.encoder_dtype = encoder_dtype
+        self.encode: Callable[[Batch], Grid] | None = None  # instead of `encode_images`: from features kept before
         self.chunks = chunks  # the texts of a batch go through the encoder in so many groups of like length
 
     def forward(self, batch: Batch, settings: LossSettings) -> dict[str, Tensor]:
@@ -237,7 +241,10 @@ class PretrainingObjective(nn.Module):
             return self._losses(batch, settings)
 
     def _losses(self, batch: Batch, settings: LossSettings) -> dict[str, Tensor]:
-        grid = self.model.pixelbert.encode_images(batch["pixel_values"], batch["image_sizes"])
+        if self.encode is not None:
+            grid = self.encode(batch)
+        else:
+            grid = self.model.pixelbert.encode_images(batch["pixel_values"], batch["image_sizes"])
         losses: dict[str, Tensor] = {}
         replaced = None
         if settings.contrastive or settings.hard_share:
@@ -271,7 +278,7 @@ class PretrainingObjective(nn.Module):
         return ids, mask
 
     def _fused(
-        self, batch: Batch, grid: Any, settings: LossSettings, replaced: tuple[Tensor, Tensor] | None
+        self, batch: Batch, grid: Grid, settings: LossSettings, replaced: tuple[Tensor, Tensor] | None
     ) -> dict[str, Tensor]:
         ids, mask = replaced if replaced is not None else (batch["input_ids"], batch["attention_mask"])
         labels = F.pad(batch["labels"], (0, ids.shape[1] - batch["labels"].shape[1]), value=IGNORED)

@@ -52,6 +52,17 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         raise _disk_error(error, path) from error
 
 
+def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a file whole or not at all: `fill` writes a temporary one. Raises MachineError when the disk is full."""
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        fill(temporary)
+        os.replace(temporary, path)
+    except Exception as error:
+        temporary.unlink(missing_ok=True)
+        raise _disk_error(error, path) from error
+
+
 def write_file(path: Path, text: str) -> None:
     """Write a text file whole or not at all. Raises MachineError when the disk is full."""
     temporary = path.with_name(f".{path.name}.writing")

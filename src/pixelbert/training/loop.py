@@ -80,13 +80,13 @@ def train(
         model, reports = build_model(settings, processor)
     info.write(processor, model.config, reports)
     parts = Parts(processor, model, train_split, val_split, reports)
-    return Trainer(settings, run, parts).fit(load_checkpoint(run) if resume else None)
+    return Trainer(settings, run, parts, prepared.fingerprint).fit(load_checkpoint(run) if resume else None)
 
 
 class Trainer:
     """A recipe, its parts and the state of training."""
 
-    def __init__(self, recipe: Recipe, run: Path, parts: Parts) -> None:
+    def __init__(self, recipe: Recipe, run: Path, parts: Parts, fingerprint: str = "") -> None:
         self.recipe, self.run, self.parts = recipe, run, parts
         self.accelerator = Accelerator(
             log_with=list(recipe.train.trackers) or None,
@@ -106,7 +106,7 @@ class Trainer:
         objective = PretrainingObjective(self.model, self.encoder_dtype, recipe.train.length_chunks)
         self.frozen: FrozenFeatures | None = None
         if recipe.train.keep_frozen_features:
-            self.frozen = frozen_features(recipe, parts)
+            self.frozen = frozen_features(recipe, run, parts, fingerprint)
             objective.encode = self.frozen.grid
         self.objective = self.accelerator.prepare(objective)
         optim, schedule, records = recipe.optim, recipe.schedule, parts.train.num_records

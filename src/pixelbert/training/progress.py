@@ -43,6 +43,24 @@ class StepProgress:
         self.console.print(text)
 
 
+class PairProgress:
+    """Progress of scoring, a line now and then: what, how much, rate, time left."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.seconds = 5.0 if sys.stderr.isatty() else 60.0
+        self.what, self.begun, self.shown = "", 0.0, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self.what:
+            self.what, self.begun, self.shown = what, now, now
+        elif now - self.shown >= self.seconds:
+            self.shown = now
+            rate = done / (now - self.begun)
+            self.console.print(f"{what}: {done:,}/{total:,}  {rate:.0f} a second  left {clock((total - done) / rate)}")
+
+
 def clock(seconds: float) -> str:
     """1:02:03, or 2:03 under an hour."""
     minutes, second = divmod(int(seconds), 60)

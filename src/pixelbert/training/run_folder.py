@@ -27,7 +27,7 @@ RUN_FORMAT = 1
 
 # Settings that may differ when a run goes on: they change no number.
 _FREE = ("name", "description", "paper", "needs", "command", "expected", "train.save_minutes", "train.save_steps",
-         "train.keep_checkpoints", "train.log_steps", "train.trackers", "data.workers")  # fmt: skip
+         "train.keep_checkpoints", "train.log_steps", "train.trackers", "data.workers", "train.features_folder")  # fmt: skip
 
 
 @dataclass
@@ -141,16 +141,20 @@ def save_last(run: Path, model: PixelBertForPreTraining, processor: PixelBertPro
     write_folder(run / "last", fill)
 
 
-def write_validation(run: Path, held_out: HeldOut, figures: dict[str, float], words: list[dict[str, Any]]) -> None:
-    """RUN/validation: figures.json and masked_words.jsonl (pieces as text)."""
-    tokenizer = held_out.batches.tokenizer
-    lines = []
+def word_lines(held_out: HeldOut, words: list[dict[str, Any]]) -> str:
+    """The masked words as JSON lines, pieces as text."""
+    tokenizer, lines = held_out.batches.tokenizer, []
     for row in words:
         pieces = tokenizer.convert_ids_to_tokens([row["word"], row["predicted"], row["predicted_shuffled"]])
         lines.append(json.dumps({**row, "word": pieces[0], "predicted": pieces[1], "predicted_shuffled": pieces[2]}))
+    return "".join(line + "\n" for line in lines)
+
+
+def write_validation(run: Path, held_out: HeldOut, figures: dict[str, float], words: list[dict[str, Any]]) -> None:
+    """RUN/validation: figures.json and masked_words.jsonl."""
 
     def fill(folder: Path) -> None:
         (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        (folder / "masked_words.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        (folder / "masked_words.jsonl").write_text(word_lines(held_out, words), encoding="utf-8")
 
     write_folder(run / "validation", fill)

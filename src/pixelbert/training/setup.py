@@ -113,4 +113,5 @@ def pretraining_batches(recipe: Recipe, records: Records, processor: PixelBertPr
         augmentation=recipe.image.augment if train else "none", crop_scale=recipe.image.crop_scale,
         contrastive=train and config.contrastive_size > 0,
         constant=(grey[0], grey[1], grey[2]) if recipe.blind else None,
+        without_images=train and recipe.train.keep_frozen_features,
     )  # fmt: skip
