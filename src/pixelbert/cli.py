@@ -166,13 +166,32 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `train` wrote.")],
     data: Data,
     split: Annotated[str, typer.Option(help="The split to score.")] = "val",
+    blind: Annotated[Path | None, typer.Option(metavar="RUN", help="The blind run to stand beside.")] = None,
+    images: Annotated[int, typer.Option(min=0, help="So many of the split's first images; 0 takes all.")] = 0,
+    captions_per_image: Annotated[int, typer.Option(min=1, help="So many captions of each image.")] = 5,
+    exact_images: Annotated[int, typer.Option(min=0, help="Score all pairs of so many images; 0 leaves it out.")] = 0,
+    shortlist: Annotated[int, typer.Option(min=0, help="Re-rank so many images a caption; 0 leaves it out.")] = 0,
+    model: Annotated[str, typer.Option(help="best (by the recipe's measure on val) or last.")] = "best",
     as_json: Json = False,
 ) -> None:
-    """Official scores of a run, a per-record file and a report."""
+    """Scores of a run on held-out data, and a file with every record, in RUN/evaluation/SPLIT."""
     from pixelbert.training.evaluate import evaluate as call
 
-    scores = call(run, data, split=split)
-    _print_scores(scores, as_json)
+    result = call(
+        run,
+        data,
+        split=split,
+        blind=blind,
+        images=images,
+        captions_per_image=captions_per_image,
+        exact_images=exact_images,
+        shortlist=shortlist,
+        model=model,
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        _print_figures(result)
 
 
 @app.command(epilog=_EPILOG)
@@ -210,9 +229,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="pixelbert", standalone_mode=False)
         code = code if isinstance(code, int) else 0
+        sys.stdout.flush()  # here, where a reader that went away can be dealt with
         if code != INTERRUPTED:
             return code
         error: BaseException = KeyboardInterrupt()  # typer turned it into a code
+    except SystemExit as leaving:  # typer's answer to a reader that went away
+        return leaving.code if isinstance(leaving.code, int) else 1
     except (Exception, KeyboardInterrupt) as caught:
         error = caught
     if debug and not isinstance(error, KeyboardInterrupt):
@@ -229,7 +251,7 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> tuple[int, s
         return INTERRUPTED, _interrupted(arguments)
     if isinstance(error, BrokenPipeError):  # the reader (head, less) went away: not an error of ours
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - else Python complains once more at exit
-        return 0, ""
+        return 1, ""
     if hasattr(error, "format_message"):  # typer's own: a wrong command line
         return UsageError.exit_code, _usage(error)
     known = error if isinstance(error, PixelBertError) else _translate(error)
@@ -347,12 +369,12 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _print_scores(scores: Any, as_json: bool) -> None:
-    if as_json:
-        _print_json(scores)
-        return
-    for name, value in scores.items():
-        print(f"{name:40} {value:.4g}" if isinstance(value, float) else f"{name:40} {value}")
+def _print_figures(result: dict[str, Any]) -> None:
+    """The figures of an evaluation, one a line, after a line that says of what."""
+    facts = (result["run"], result["model"], result["data"], result["split"])
+    print(f"{' '.join(facts)}: {result['images']} images, {result['texts']} texts, {result['minutes']} minutes")
+    for name, value in result["figures"].items():
+        print(f"  {name:32} {value:8.2f}")
 
 
 def _one_line(text: str) -> str:
