@@ -75,7 +75,7 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command(epilog=_EPILOG)
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all settings of this recipe.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show all settings of this recipe.")] = None,
     as_json: Json = False,
 ) -> None:
     """All recipes: paper section, data needed, command, expected score."""
@@ -93,7 +93,7 @@ def recipes(
 @app.command(epilog=_EPILOG)
 def prepare(
     format: Annotated[str, typer.Argument(metavar="FORMAT", help="The sources' format, or mix: FORMAT=SOURCE ...")],
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Annotation files, tar shards or folders.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Annotation files, tar shards or folders.")],
     out: Out,
     images: Annotated[
         list[str] | None, typer.Option("--images", help="Folder, tar shard or URL of images. Repeatable.")
@@ -147,7 +147,7 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="Changes to the recipe.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe.")
     ] = None,
     from_run: Annotated[
         Path | None, typer.Option("--from", metavar="RUN0", help="Start from this run's weights.")
@@ -195,25 +195,37 @@ def evaluate(
 
 
 @app.command(epilog=_EPILOG)
-def bench(as_json: Json = False) -> None:
-    """Time and peak memory of a training step at the paper's full sizes, on this machine."""
+def bench(
+    sizes: Annotated[
+        list[str] | None, typer.Argument(metavar="SIZE", help="small, r50, x152; all of them.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to time, after one that warms up.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Time and peak memory of a real training step at full size, on this machine."""
     from pixelbert.bench import run_bench
 
-    rows = run_bench()
-    if as_json:
-        _print_json(rows)
+    rows = run_bench(sizes or None, steps)
+    if not rows:
+        raise UsageError(f"bench: no size '{' '.join(sizes or [])}'; valid names: small, r50, x152")
+    _print_json(rows) if as_json else _print_rows(rows)
+    failed = [f"{row['size']}: {row['error']}" for row in rows if "error" in row]
+    if failed:
+        raise MachineError("; ".join(failed))
 
 
 @app.command(epilog=_EPILOG)
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="The folder for scenes, prepared data and run.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="The folder for scenes, data, runs and report.")] = Path(
         "runs/quickstart"
     ),
+    seed: Annotated[int, typer.Option(help="Of the scenes and of the training.")] = 0,
+    tidy: Annotated[bool, typer.Option("--tidy", help="Keep only the run and its report.")] = False,
 ) -> None:
     """Draw scenes, train the tiny size on them, report: minutes on a CPU, no download."""
-    from pixelbert.bench.quickstart.run import run_quickstart
+    from pixelbert.bench.quickstart.story import run_quickstart
 
-    run_quickstart(out)
+    run_quickstart(out, seed=seed, keep=not tidy)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -375,6 +387,15 @@ def _print_figures(result: dict[str, Any]) -> None:
     print(f"{' '.join(facts)}: {result['images']} images, {result['texts']} texts, {result['minutes']} minutes")
     for name, value in result["figures"].items():
         print(f"  {name:32} {value:8.2f}")
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    """A block a row: its first value, then the others by name."""
+    for row in rows:
+        (_, title), *values = row.items()
+        print(title)
+        for name, value in values:
+            print(f"  {name.replace('_', ' '):20} {value}")
 
 
 def _one_line(text: str) -> str:

@@ -28,7 +28,7 @@ from pixelbert.bench.quickstart.world import (
     make_scene,
     random_of,
 )
-from pixelbert.errors import UsageError
+from pixelbert.errors import MachineError, UsageError
 
 COUNT = {"train": 400, "val": 120, "test": 16}
 
@@ -402,7 +402,7 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "_write_nlvr2", full)
-    with pytest.raises(module.MachineError, match=r"world: .*No space left on device"):
+    with pytest.raises(MachineError, match="world: the disk is full"):
         draw_scenes(tmp_path / "world", train=1, val=1, test=1)
     assert list(tmp_path.iterdir()) == []
 
@@ -412,7 +412,7 @@ def test_existing_folders_are_respected(tmp_path: Path) -> None:
     out.mkdir()
     draw_scenes(out, train=1, val=0, test=0)  # an empty folder is free
     assert described(out) == {"version": 1, "seed": 0, "train": 1, "val": 0, "test": 0}
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="exists"):
         draw_scenes(out, train=2, val=0, test=0)
     draw_scenes(out, train=2, val=0, test=0, overwrite=True)
     assert described(out)["train"] == 2  # type: ignore[index]
@@ -420,7 +420,7 @@ def test_existing_folders_are_respected(tmp_path: Path) -> None:
     foreign = tmp_path / "photos"
     foreign.mkdir()
     (foreign / "holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="holds no drawn scenes"):
+    with pytest.raises(UsageError, match="is not a"):
         draw_scenes(foreign, train=1, val=0, test=0, overwrite=True)
     assert described(foreign) is None
 

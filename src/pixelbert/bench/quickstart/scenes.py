@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,10 @@ from pixelbert.bench.quickstart.drawing import BACKDROPS, draw, polygon
 from pixelbert.bench.quickstart.questions import questions
 from pixelbert.bench.quickstart.statements import PairSet, pair_sets
 from pixelbert.bench.quickstart.world import IMAGE_SIZE, SHAPES, SPLITS, Scene, make_scene, random_of
-from pixelbert.errors import MachineError, UsageError
+from pixelbert.data.output import new_folder
+from pixelbert.errors import UsageError
 
+MARKER = "scenes.json"  # tells a folder of drawn scenes from any other
 VERSION = 1  # of the drawing and the texts: a folder of another version is drawn again
 NLVR2_SPLITS = {"train": "train", "val": "dev", "test": "test1"}
 MAX_SCENES = 100_000  # a split; image ids of the splits lie this far apart
@@ -66,42 +67,17 @@ def draw_scenes(out: Path, *, train: int, val: int, test: int, seed: int = 0, ov
             raise UsageError(f"{split}={count}: the number of scenes must lie between 0 and {MAX_SCENES}")
     if seed < 0:
         raise UsageError(f"seed={seed}: the seed must not be negative")
-    out = Path(out)
-    _refuse_foreign(out, overwrite)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-            folder = Path(scratch) / "scenes"
-            _write_all(folder, counts, seed)
-            _put_in_place(folder, out, Path(scratch) / "replaced")
-    except OSError as error:
-        raise MachineError(f"{out}: the scenes cannot be written ({error.strerror or error})") from error
+    with new_folder(Path(out), overwrite=overwrite, marker=MARKER) as folder:
+        _write_all(folder, counts, seed)
 
 
 def described(folder: Path) -> dict[str, Any] | None:
     """What a folder of drawn scenes says about itself (version, seed, train, val, test); None for any other folder."""
     try:
-        about = json.loads((Path(folder) / "scenes.json").read_text(encoding="utf-8"))
+        about = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return about if isinstance(about, dict) else None
-
-
-def _refuse_foreign(out: Path, overwrite: bool) -> None:
-    """Raises UsageError unless `out` is free, or drawn scenes that may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if described(out) is None:
-        raise UsageError(f"{out}: exists and holds no drawn scenes; name another folder")
-    if not overwrite:
-        raise UsageError(f"{out}: exists already; ask to overwrite it or name another folder")
-
-
-def _put_in_place(folder: Path, out: Path, replaced: Path) -> None:
-    """Renames the finished folder to `out`; what stood there goes into the scratch folder, which is removed."""
-    if out.exists():
-        os.replace(out, replaced)
-    os.replace(folder, out)
 
 
 def _write_all(folder: Path, counts: Mapping[str, int], seed: int) -> None:
@@ -115,8 +91,7 @@ def _write_all(folder: Path, counts: Mapping[str, int], seed: int) -> None:
         _write_json(folder / "annotations" / f"instances_{split}.json", _instances(members))
         _write_vqa(folder / "vqa", split, members, seed)
         _write_nlvr2(folder, split, members, seed)
-    # Last, so that a folder that has it is whole even where a rename is not the last thing to reach the disk.
-    _write_json(folder / "scenes.json", {"version": VERSION, "seed": seed, **counts})
+    _write_json(folder / MARKER, {"version": VERSION, "seed": seed, **counts})
 
 
 def _write_pictures(folder: Path, scenes: Sequence[Scene]) -> None:
