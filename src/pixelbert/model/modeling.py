@@ -120,9 +120,13 @@ class PixelBertModel(PixelBertPreTrainedModel):
                 grid = sample_pixels(grid, self.config.num_sampled_pixels, sampling_seed)
             words = torch.cat([words, grid.pixels.to(words.dtype)], dim=1)  # Eq. (6)
             mask = torch.cat([mask, grid.mask], dim=1)
-        attention = create_bidirectional_mask(self.config.text_config, words, mask)
-        hidden = self.text.encoder(words, attention_mask=attention).last_hidden_state  # Eq. (1) to (3), every layer
-        return PixelBertOutput(last_hidden_state=hidden, attention_mask=mask)
+        return PixelBertOutput(last_hidden_state=self.transform(words, mask), attention_mask=mask)
+
+    def transform(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Eq. (1) to (3) in every layer: [B, N, d] with bool [B, N] -> [B, N, d]."""
+        attention = create_bidirectional_mask(self.config.text_config, vectors, mask)
+        hidden: Tensor = self.text.encoder(vectors, attention_mask=attention).last_hidden_state
+        return hidden
 
 
 class PixelBertForPreTraining(PixelBertPreTrainedModel):
@@ -148,22 +152,33 @@ class PixelBertForPreTraining(PixelBertPreTrainedModel):
         self.mlm_head.decoder = new_embeddings
         self.mlm_head.bias = new_embeddings.bias
 
-    def forward(self, input_ids: Tensor, labels: Tensor | None = None, **inputs: Any) -> PreTrainingOutput:
+    def forward(
+        self, input_ids: Tensor, labels: Tensor | None = None, itm_labels: Tensor | None = None, **inputs: Any
+    ) -> PreTrainingOutput:
         """Scores for masked words and for the match.
 
         Args:
             input_ids: int64 [T, L] with masked pieces.
             labels: int64 [T, L], the true piece where one was masked, else -100. With labels, `mlm_logits` are
                 those of the masked places alone, [masked, vocabulary], in row-major order; without, all [T, L, V].
+            itm_labels: int64 [T], 1 for a match. With them `loss` is the sum of both means, for transformers' Trainer;
+                our own loop divides by the counts of a whole step instead (tasks/pretraining.py).
             inputs: as in `PixelBertModel.forward`.
         """
         output = self.pixelbert(input_ids, **inputs)
         words = output.last_hidden_state[:, : input_ids.shape[1]]
         if labels is not None:
             words = words[labels != -100]
+        mlm_logits, itm_logits = self.mlm_head(words), self.itm_head(output.last_hidden_state[:, 0])
+        loss = None
+        if itm_labels is not None:
+            loss = nn.functional.cross_entropy(itm_logits.float(), itm_labels)
+            if labels is not None and len(words):
+                loss = loss + nn.functional.cross_entropy(mlm_logits.float(), labels[labels != -100])
         return PreTrainingOutput(
-            mlm_logits=self.mlm_head(words),
-            itm_logits=self.itm_head(output.last_hidden_state[:, 0]),
+            loss=loss,
+            mlm_logits=mlm_logits,
+            itm_logits=itm_logits,
             last_hidden_state=output.last_hidden_state,
             attention_mask=output.attention_mask,
             hidden_states=output.hidden_states,
@@ -173,6 +188,8 @@ class PixelBertForPreTraining(PixelBertPreTrainedModel):
     def image_vectors(self, grid: Grid) -> Tensor:
         """Pooled image vectors [I, contrastive_size]; needs `config.contrastive_size`."""
         assert self.contrastive is not None
+        if self.config.contrastive_images == "encoded":
+            grid = Grid(self.pixelbert.transform(grid.pixels, grid.mask), grid.mask, grid.shape)
         return self.contrastive.image_vectors(grid)
 
     def text_vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -186,6 +203,7 @@ class PixelBertForPreTraining(PixelBertPreTrainedModel):
 class PreTrainingOutput(ModelOutput):
     """mlm_logits [masked, V] or [T, L, V]; itm_logits [T, 2] (mismatch, match); the rest as in `PixelBertOutput`."""
 
+    loss: Tensor | None = None
     mlm_logits: Tensor | None = None
     itm_logits: Tensor | None = None
     last_hidden_state: Tensor | None = None

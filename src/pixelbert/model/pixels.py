@@ -94,8 +94,8 @@ def cell_noise(seeds: Tensor, shape: tuple[int, int]) -> Tensor:
     rows = torch.arange(height, device=seeds.device)[:, None]
     columns = torch.arange(width, device=seeds.device)[None]
     x = (seeds[:, None] + (rows * 65536 + columns).flatten() * 0x9E3779B1) & 0xFFFFFFFF
-    for multiplier in (0x85EBCA6B, 0xC2B2AE35):
-        x = ((x ^ (x >> 16)) * multiplier) & 0xFFFFFFFF  # products stay under 2^64 and wrap as integers do
+    for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = ((x ^ (x >> shift)) * multiplier) & 0xFFFFFFFF  # products wrap at 2^64, which leaves the low 32 bits right
     return (x ^ (x >> 16)) >> 1
 
 
