@@ -171,7 +171,8 @@ class HeldOut:
     def pooled_scores(self) -> np.ndarray:
         """Cosine of the pooled vectors, float32 [images, texts]."""
         with self._cast():
-            images = self.model.image_vectors(self.grid)
+            places = np.array_split(np.arange(len(self.images)), -(-len(self.images) // self.batch_size))
+            images = torch.cat([self.model.image_vectors(self._grid_of(part)).float() for part in places])
             texts = torch.empty(len(self.texts), images.shape[1], device=self.device)
             for rows in self._by_length([len(t) for t in self.texts], "text vectors"):
                 ids = pad_ids([self.texts[i] for i in rows]).to(self.device)

@@ -1,0 +1,105 @@
+"""The tables of docs/results.md, made from docs/results.json.
+
+    python docs/make_results.py                       write the tables anew
+    python docs/make_results.py --check               exit 1 when a table is not what the figures say
+    python docs/make_results.py record FILE --prefix flickr8k.val --command "..." [--rename a=b] [--minutes 40]
+                                                      take over the figures of an evaluation (figures.json)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+FIELDS = ("name", "value", "unit", "command", "minutes", "machine", "commit", "date", "note")
+_BLOCK = re.compile(r"(<!-- figures: (?P<names>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    """The figures, in the order they were recorded."""
+    return json.loads(path.read_text(encoding="utf-8"))["figures"] if path.exists() else []
+
+
+def table(figures: list[dict[str, Any]], patterns: str) -> str:
+    """A row for each figure whose name fits one of the patterns (`a.b.*` or a whole name), in their order."""
+    rows = ["| figure | value | minutes | machine | commit | note |", "|---|---|---|---|---|---|"]
+    for pattern in patterns.split():
+        fits = re.compile(re.escape(pattern).replace(r"\*", ".*"))
+        for figure in figures:
+            if fits.fullmatch(figure["name"]):
+                value = f"{figure['value']:.2f}" if isinstance(figure["value"], float) else str(figure["value"])
+                rows.append(
+                    f"| `{figure['name']}` | {value} {figure['unit']} | {figure['minutes']} | {figure['machine']} "
+                    f"| {figure['commit']} | {figure['note']} |"
+                )
+    commands = sorted({f["command"] for f in figures if any(_fits(p, f["name"]) for p in patterns.split())})
+    return "\n".join([*rows, "", *(f"    {command}" for command in commands), ""])
+
+
+def _fits(pattern: str, name: str) -> bool:
+    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
+
+
+def render(text: str, figures: list[dict[str, Any]]) -> str:
+    """The page with every table between its marks made anew."""
+    return _BLOCK.sub(lambda m: m[1] + table(figures, m["names"]) + m[3], text)
+
+
+def record(args: argparse.Namespace) -> None:
+    """Put an evaluation's figures into results.json, in place of older ones of the same name."""
+    result = json.loads(Path(args.file).read_text(encoding="utf-8"))
+    names = dict(pair.split("=", 1) for pair in args.rename)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    new = [
+        {
+            "name": names.get(key, f"{args.prefix}.{key}"),
+            "value": round(value, 2),
+            "unit": "percent" if "gain" not in key else "points",
+            "command": args.command,
+            "minutes": args.minutes if args.minutes is not None else result["minutes"],
+            "machine": args.machine or result["machine"],
+            "commit": commit.stdout.strip(),
+            "date": result["date"],
+            "note": args.note,
+        }
+        for key, value in result["figures"].items()
+        if not args.only or key in args.only
+    ]
+    replaced = {figure["name"] for figure in new}
+    figures = [figure for figure in load(DOCS / "results.json") if figure["name"] not in replaced] + new
+    (DOCS / "results.json").write_text(json.dumps({"figures": figures}, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    verbs = parser.add_subparsers(dest="verb")
+    taking = verbs.add_parser("record")
+    taking.add_argument("file")
+    taking.add_argument("--prefix", required=True)
+    taking.add_argument("--command", required=True)
+    taking.add_argument("--rename", action="append", default=[])
+    taking.add_argument("--only", action="append", default=[])
+    taking.add_argument("--minutes", type=float)
+    taking.add_argument("--machine")
+    taking.add_argument("--note", default="")
+    args = parser.parse_args()
+    if args.verb == "record":
+        record(args)
+    page = DOCS / "results.md"
+    old = page.read_text(encoding="utf-8")
+    new = render(old, load(DOCS / "results.json"))
+    if args.check:
+        return int(old != new)
+    page.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
