@@ -231,6 +231,8 @@ class ImageFinder:
             raise ImageNotFound(f"image '{name}' does not exist")
         clean = os.path.normpath(clean).replace(os.sep, "/")
         for roots, is_guess in ((self.roots, False), (self.guessed, True)):
+            if not roots:
+                continue
             places = self._in_folders(clean, roots) or self._in_index(clean, roots, is_guess)
             if len(places) > 1:
                 told = " and ".join(_told(place) for place in places[:2])

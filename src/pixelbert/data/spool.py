@@ -33,9 +33,8 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows = 0
         self._files: dict[str, int] = {}
-        self._columns: list[list[object]] = [[] for _ in _SCHEMA]
+        self._rows: list[tuple[object, ...]] = []
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._sink, _SCHEMA)
         self._table: pa.Table | None = None
@@ -47,18 +46,16 @@ class Spool:
         """Append one row. `where` is "file: place"."""
         file, _, place = where.rpartition(": ")
         code = self._files.setdefault(file, len(self._files))
-        row = (split, image, image2, hash((scope, identity)), identity, text, target, source, code, place)
-        for column, value in zip(self._columns, row, strict=True):
-            column.append(value)
-        self.rows += 1
-        if len(self._columns[0]) >= _BATCH:
+        self._rows.append((split, image, image2, hash((scope, identity)), identity, text, target, source, code, place))
+        if len(self._rows) >= _BATCH:
             self._flush()
 
     def _flush(self) -> None:
-        if self._columns[0]:
-            arrays = [pa.array(c, type=f.type) for c, f in zip(self._columns, _SCHEMA, strict=True)]
+        if self._rows:
+            columns = zip(*self._rows, strict=True)
+            arrays = [pa.array(column, type=field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
             self._writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
-            self._columns = [[] for _ in _SCHEMA]
+            self._rows.clear()
 
     def close(self) -> None:
         """Let go of the file, finished or not."""
@@ -113,13 +110,10 @@ class Spool:
         first_of: dict[tuple[int, str], int] = {}
         for place in same:
             earlier, later = int(rows[order[place]]), int(rows[order[place + 1]])
-            key = int(keys[order[place]])
             # Two ids may share a hash, by chance once in 10^12: the id itself decides.
-            first = first_of.setdefault((key, self.value("id", earlier)), earlier)
-            identity = (key, self.value("id", later))
-            if identity in first_of:
-                out.append((later, first_of[identity]))
-            else:
-                first_of[identity] = later
-            del first
+            key = int(keys[order[place]])
+            first_of.setdefault((key, self.value("id", earlier)), earlier)
+            first = first_of.setdefault((key, self.value("id", later)), later)
+            if first != later:
+                out.append((later, first))
         return sorted(out)
