@@ -6,6 +6,7 @@ of an endless stream of shuffled epochs, so to resume is to go to step k.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pixelbert.data.draws import generator
 from pixelbert.data.records import ImageRef, Split
-from pixelbert.errors import DataError, PixelBertError
+from pixelbert.errors import DataError, PixelBertError, UsageError
 
 Batch = dict[str, Any]
 
@@ -130,11 +131,24 @@ class Plan:
 
 
 class StepSampler(Sampler[Plan]):
-    """The micro-batches of one rank from step `first` on: `rank`'s share of every step, in order."""
+    """The micro-batches of one rank from step `first` on: `rank`'s share of every step, in order.
+
+    Raises UsageError when the ranks cannot share a step equally.
+    """
 
     def __init__(
-        self, order: PairOrder, *, first: int, last: int, batch_size: int, micro_batch: int, rank: int = 0, ranks: int = 1
+        self,
+        order: PairOrder,
+        *,
+        first: int,
+        last: int,
+        batch_size: int,
+        micro_batch: int,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
+        if batch_size % ranks:
+            raise UsageError(f"optim.batch_size {batch_size} cannot be shared equally by {ranks} processes")
         self.order, self.first, self.last = order, first, last
         self.batch_size, self.rank, self.ranks = batch_size, rank, ranks
         share = batch_size // ranks
@@ -162,7 +176,7 @@ class _Planned(Dataset[Batch]):
     def __init__(self, build: Callable[[Plan], Batch]) -> None:
         self.build = build
 
-    def __getitem__(self, plan: Plan) -> Batch:  # type: ignore[override]
+    def __getitem__(self, plan: Plan) -> Batch:
         try:
             return self.build(plan)
         except PixelBertError as error:  # crosses the process border as a value: torch would wrap it in a traceback
@@ -176,7 +190,7 @@ def loader(build: Callable[[Plan], Batch], sampler: StepSampler, workers: int) -
         sampler=sampler,
         batch_size=None,
         num_workers=workers,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_start_worker if workers else None,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
@@ -187,11 +201,14 @@ def loader(build: Callable[[Plan], Batch], sampler: StepSampler, workers: int) -
         yield batch
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
+    """One thread each; Ctrl-C is the main process's business, which ends its workers itself."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def pad_ids(rows: Sequence[Sequence[int]], value: int = 0) -> torch.Tensor:
+def pad_ids(rows: Sequence[Sequence[int] | np.ndarray], value: int = 0) -> torch.Tensor:
     """Rows of unequal length -> int64 [T, L], padded on the right."""
     length = max((len(row) for row in rows), default=0)
     padded = np.full((len(rows), length), value, dtype=np.int64)

@@ -26,7 +26,8 @@ class Grid:
 
     def select(self, images: Tensor) -> Grid:
         """The grids of the images [T], one per text copy."""
-        return Grid(self.pixels[images], self.mask[images], self.shape)
+        # index_select and not [images]: its backward adds in a fixed order, also with several threads on a CPU
+        return Grid(self.pixels.index_select(0, images), self.mask.index_select(0, images), self.shape)
 
 
 class PixelEmbedding(nn.Module):

@@ -36,9 +36,13 @@ class Vocabulary:
 
 
 def mask_tokens(
-    ids: np.ndarray, vocabulary: Vocabulary, draw: np.random.Generator, probability: float = 0.15, whole_word: bool = False
+    ids: np.ndarray,
+    vocabulary: Vocabulary,
+    draw: np.random.Generator,
+    probability: float = 0.15,
+    whole_word: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hide each piece with `probability`, at least one; of the hidden 80 % become [MASK], 10 % a random piece, 10 % stay.
+    """Hide each piece with `probability`, at least one; of those 80 % become [MASK], 10 % a random piece, 10 % stay.
 
     Args:
         ids: int64 [L] with [CLS] and [SEP]; special ids are never hidden.

@@ -7,9 +7,8 @@ holds only when a step is one micro-batch.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +21,11 @@ from pixelbert.data.augment import augment
 from pixelbert.data.batches import Batch, Plan, Records, pad_ids
 from pixelbert.data.draws import generator, seed_of
 from pixelbert.data.images import ImageLimits, ResizeRule, collate_images, load_ref
+from pixelbert.model.image_processing import DEFAULT_LIMITS
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.pixels import Grid, sample_pixels
 from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
+from pixelbert.tasks.matching import draw_foreign, is_negative, own_keys, text_key
 
 # -- losses ------------------------------------------------------------------------------------------------------------
 
@@ -42,14 +43,18 @@ def itm_loss(logits: Tensor, match: Tensor) -> Tensor:
 def contrastive_loss(images: Tensor, texts: Tensor, image_of_text: Tensor, own: Tensor, scale: Tensor) -> Tensor:
     """Image to text and text to image cross-entropy on unit vectors, summed over the texts (beyond the paper).
 
+    For each text: its image against the images that the text is not true of, and, for that image, the text against
+    the texts that are not true of it; the mean of the two.
+
     Args:
-        images, texts: [I, D] and [T, D].
+        images, texts: float32 [I, D] and [T, D].
         image_of_text: int64 [T].
         own: bool [I, T], texts that are true of an image (its own captions, and texts equal to one of them); they
             are never each other's negatives.
         scale: inverse temperature.
     """
-    scores = scale * images @ texts.T
+    with _float32(images):
+        scores = scale * images.float() @ texts.float().T
     rows = torch.arange(texts.shape[0], device=texts.device)
     positive = scores[image_of_text, rows]
     foreign = scores.masked_fill(own, float("-inf"))
@@ -64,39 +69,21 @@ def hard_negatives(images: Tensor, texts: Tensor, own: Tensor, rows: Tensor, sca
 
     Rows without any foreign text get -1.
     """
-    scores = (scale * images @ texts.T).masked_fill(own, float("-inf"))[rows]
-    possible = torch.isfinite(scores).any(dim=1)
+    if rows.numel() == 0:
+        return rows
+    with _float32(images):
+        scores = (scale * images.float() @ texts.float().T).masked_fill(own, float("-inf"))[rows]
+    possible = (~own[rows]).any(dim=1)
     weights = torch.softmax(scores.masked_fill(~possible[:, None], 0.0), dim=1)
     return torch.where(possible, torch.multinomial(weights, 1)[:, 0], -1)
 
 
+def _float32(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Similarities are compared finely: no autocast."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 # -- records -> batch --------------------------------------------------------------------------------------------------
-
-
-def is_negative(position: int, ratio: float, seed: int) -> bool:
-    """Whether the pair at this place of the stream gets another photo's text.
-
-    Exactly `ratio` of any even run of pairs: the places are spread evenly and swapped within each two by a coin.
-    """
-    place = position ^ (seed_of(seed, "coin", position // 2) & 1)
-    return int((place + 1) * ratio) > int(place * ratio)
-
-
-class NegativeTexts:
-    """Draws a text of another image that does not equal one of the image's own."""
-
-    def __init__(self, records: Records) -> None:
-        self.records = records
-
-    def draw(self, record: int, draw: np.random.Generator) -> int:
-        """A record of another image. Raises ValueError when the data has no foreign text for it."""
-        image = int(self.records.image_of[record])
-        own = {self.records.text(r) for r in self.records.records_of(image)}
-        for _ in range(1000):
-            other = int(draw.integers(self.records.num_records))
-            if int(self.records.image_of[other]) != image and self.records.text(other) not in own:
-                return other
-        raise ValueError(f"record {self.records.record_id(record)}: the data holds no text of another image")
 
 
 @dataclass
@@ -108,7 +95,7 @@ class PretrainingBatches:
     rule: ResizeRule
     size_divisor: int
     seed: int
-    limits: ImageLimits = ImageLimits()
+    limits: ImageLimits = DEFAULT_LIMITS
     max_length: int = 32
     mask_probability: float = 0.15
     whole_word: bool = False
@@ -122,24 +109,32 @@ class PretrainingBatches:
 
     def __post_init__(self) -> None:
         self.vocabulary = Vocabulary.of(self.tokenizer)
-        self.negatives = NegativeTexts(self.records)
 
     def __call__(self, plan: Plan) -> Batch:
+        """The batch of a plan.
+
+        pixel_values, image_sizes: of every image once, see `collate_images`; image_rows: int64 [I], its row in the
+            split; image_of_text: int64 [T].
+        input_ids, attention_mask, labels: int64 [T, L], pieces hidden; labels -100 where nothing is to be predicted.
+        match: int64 [T], 0 where the text is another image's; sampling_seed: int64 [T].
+        records: the pairs' records; step.
+        """
         images = self.records.image_of[plan.records]
-        unique, image_of_text = np.unique(images, return_inverse=True)
-        epoch_of = {int(i): int(e) for i, e in zip(images, plan.epochs, strict=True)}
+        # an image of two epochs (where one ends and the next begins) is augmented differently: it comes twice
+        keys, image_of_text = np.unique(plan.epochs * self.records.num_images + images, return_inverse=True)
+        epochs, unique = np.divmod(keys, self.records.num_images)
         batch: Batch = {"image_rows": torch.from_numpy(unique)}
         if not self.without_images:
-            batch |= self.image_batch([int(i) for i in unique], [epoch_of[int(i)] for i in unique])
-        batch["image_of_text"] = torch.from_numpy(image_of_text.astype(np.int64))
-        pairs = list(zip(plan.positions.tolist(), plan.epochs.tolist(), plan.records.tolist(), strict=True))
-        negative = [is_negative(position, self.negative_ratio, self.seed) for position, _, _ in pairs]
+            batch |= self.image_batch(unique.tolist(), epochs.tolist())
+        batch["image_of_text"] = torch.from_numpy(image_of_text.reshape(-1).astype(np.int64))
+        pairs = list(zip(plan.epochs.tolist(), plan.records.tolist(), strict=True))
+        negative = [is_negative(position, self.negative_ratio) for position in plan.positions.tolist()]
         shown = [
-            self.negatives.draw(record, generator(self.seed, "negative", epoch, record)) if wrong else record
-            for wrong, (_, epoch, record) in zip(negative, pairs, strict=True)
+            draw_foreign(self.records, int(image), generator(self.seed, "negative", *pair)) if wrong else pair[1]
+            for wrong, image, pair in zip(negative, images, pairs, strict=True)
         ]
         texts = self.tokenize([self.records.text(r) for r in shown])
-        masked = [self.mask(ids, epoch, record) for ids, (_, epoch, record) in zip(texts, pairs, strict=True)]
+        masked = [self.mask(ids, *pair) for ids, pair in zip(texts, pairs, strict=True)]
         labels = [
             np.full_like(label, IGNORED) if wrong and not self.mlm_on_negatives else label
             for wrong, (_, label) in zip(negative, masked, strict=True)
@@ -148,25 +143,24 @@ class PretrainingBatches:
         batch["attention_mask"] = pad_ids([np.ones_like(ids) for ids, _ in masked])
         batch["labels"] = pad_ids(labels, IGNORED)
         batch["match"] = torch.tensor([0 if wrong else 1 for wrong in negative])
-        batch["sampling_seed"] = torch.tensor([seed_of(self.seed, "pixels", e, r) for _, e, r in pairs])
+        batch["sampling_seed"] = torch.tensor([seed_of(self.seed, "pixels", *pair) for pair in pairs])
         batch["records"] = plan.records.tolist()
         batch["step"] = plan.step
         if self.contrastive:
-            self._add_captions(batch, pairs, [int(i) for i in unique])
+            self._add_captions(batch, pairs, unique.tolist())
         return batch
 
-    def _add_captions(self, batch: Batch, pairs: list[tuple[int, int, int]], images: list[int]) -> None:
+    def _add_captions(self, batch: Batch, pairs: list[tuple[int, int]], images: list[int]) -> None:
         """Every pair's true caption, plain and masked, and which captions are true of which image."""
-        captions = [self.records.text(record) for _, _, record in pairs]
+        captions = [self.records.text(record) for _, record in pairs]
         plain = self.tokenize(captions)
-        masked = [self.mask(ids, epoch, record)[0] for ids, (_, epoch, record) in zip(plain, pairs, strict=True)]
+        masked = [self.mask(ids, *pair)[0] for ids, pair in zip(plain, pairs, strict=True)]
         batch["caption_ids"] = pad_ids(plain)
         batch["caption_mask"] = pad_ids([np.ones_like(ids) for ids in plain])
         batch["masked_caption_ids"] = pad_ids(masked)
-        keys = np.array([text_key(text) for text in captions])
-        own = [[text_key(self.records.text(r)) for r in self.records.records_of(image)] for image in images]
-        batch["own"] = torch.from_numpy(np.stack([np.isin(keys, k) for k in own]))
-        batch["own"][batch["image_of_text"], torch.arange(len(pairs))] = True
+        keys = [text_key(text) for text in captions]
+        own = [own_keys(self.records, image) for image in images]
+        batch["own"] = torch.tensor([[key in mine for key in keys] for mine in own])
 
     def tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
         """[CLS] pieces [SEP] of each text, at most `max_length`."""
@@ -184,17 +178,14 @@ class PretrainingBatches:
         return {"pixel_values": values, "image_sizes": sizes}
 
     def _image(self, image: int, epoch: int) -> np.ndarray:
-        pixels = load_ref(self.records.image(image), self.rule, self.limits, record=self.records.image_id(image))
+        if self.constant is not None and self.rule.square is not None:  # its size is known without a look at it
+            return np.broadcast_to(np.array(self.constant, dtype=np.uint8), (*self.rule.target(1, 1), 3))
+        record = self.records.record_id(self.records.records_of(image)[0])
+        pixels = load_ref(self.records.image(image), self.rule, self.limits, record=record)
         if self.constant is not None:
             return np.broadcast_to(np.array(self.constant, dtype=np.uint8), pixels.shape)
         draw = generator(self.seed, "augment", epoch, image)
         return augment(pixels, self.augmentation, draw, self.crop_scale)
-
-
-def text_key(text: str) -> int:
-    """A number for a text, equal for equal texts."""
-    data = text.encode()
-    return zlib.crc32(data) | (zlib.adler32(data) << 32)
 
 
 # -- losses of a batch -------------------------------------------------------------------------------------------------
@@ -212,13 +203,13 @@ class LossSettings:
 
 
 def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
-    """How many predictions each loss of a batch sums over; known before the forward pass."""
+    """How many predictions each loss with a weight sums over; known before the forward pass."""
     counts = {
-        "mlm": int((batch["labels"] != IGNORED).sum()) if settings.mlm else 0,
-        "itm": len(batch["match"]) if settings.itm else 0,
-        "contrastive": len(batch["match"]) if settings.contrastive else 0,
+        "mlm": int((batch["labels"] != IGNORED).sum()),
+        "itm": len(batch["match"]),
+        "contrastive": len(batch["match"]),
     }
-    return {name: count for name, count in counts.items() if count}
+    return {name: count for name, count in counts.items() if getattr(settings, name)}
 
 
 class PretrainingObjective(nn.Module):
@@ -265,12 +256,11 @@ class PretrainingObjective(nn.Module):
         if self.model.config.contrastive_images == "pooled":
             return grid
         first = batch["image_of_text"].argsort(stable=True)
-        starts = torch.searchsorted(batch["image_of_text"][first], torch.arange(grid.mask.shape[0], device=first.device))
+        images = torch.arange(grid.mask.shape[0], device=first.device)
+        starts = torch.searchsorted(batch["image_of_text"][first], images)
         return sample_pixels(grid, settings.sample_pixels, batch["sampling_seed"][first[starts]])
 
-    def _harden(
-        self, batch: Batch, images: Tensor, texts: Tensor, scale: float, share: float
-    ) -> tuple[Tensor, Tensor]:
+    def _harden(self, batch: Batch, images: Tensor, texts: Tensor, scale: float, share: float) -> tuple[Tensor, Tensor]:
         """Some negatives get a close caption of the batch instead of a random one: new ids and mask."""
         negative = (batch["match"] == 0).nonzero()[:, 0]
         chosen = negative[torch.rand(len(negative), device=negative.device) < share]
@@ -300,7 +290,8 @@ class PretrainingObjective(nn.Module):
                 ids[rows, :length], labels=hidden_labels, attention_mask=mask[rows, :length], grid=copies
             )
             if settings.mlm:
-                losses["mlm"] = losses.get("mlm", 0) + mlm_loss(output.mlm_logits, hidden_labels[hidden_labels != IGNORED])
+                hidden = hidden_labels[hidden_labels != IGNORED]
+                losses["mlm"] = losses.get("mlm", 0) + mlm_loss(output.mlm_logits, hidden)
             if settings.itm:
                 losses["itm"] = losses.get("itm", 0) + itm_loss(output.itm_logits, match)
         return losses

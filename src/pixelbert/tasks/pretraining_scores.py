@@ -14,10 +14,12 @@ from torch import Tensor
 
 from pixelbert.data.batches import pad_ids
 from pixelbert.data.draws import generator
+from pixelbert.errors import DataError
 from pixelbert.metrics import recall_scores
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.pixels import Grid
-from pixelbert.tasks.masking import IGNORED
+from pixelbert.tasks.masking import IGNORED, mask_tokens
+from pixelbert.tasks.matching import draw_foreign
 from pixelbert.tasks.pretraining import PretrainingBatches
 
 
@@ -36,7 +38,10 @@ class HeldOut:
     """Held-out images with their captions, their grids computed once, and everything scored from them.
 
     `images` rows of the split; `records` its captions kept, `image_of` their place among `images`. All draws are keyed
-    by `seed`, so two models see the same masked places, the same shuffled images and the same false captions.
+    by `seed`, so two models see the same masked places, the same shuffled images and the same false captions. The model
+    is put into evaluation mode.
+
+    Raises DataError when there are fewer than two images: nothing could be told apart.
     """
 
     model: PixelBertForPreTraining
@@ -55,7 +60,11 @@ class HeldOut:
         kept = [list(split.records_of(i))[: self.captions_per_image] for i in self.images]
         self.records = [r for rows in kept for r in rows]
         self.image_of = np.repeat(np.arange(len(kept)), [len(rows) for rows in kept])
-        self.texts = self.batches.tokenize([split.text(r) for r in self.records]) if self.records else []
+        self._rows = np.array(self.records, dtype=np.int64)
+        if len(self.images) < 2 or not self.records:
+            raise DataError(f"{len(self.images)} held-out image(s) with {len(self.records)} text(s): 2 are needed")
+        self.texts = self.batches.tokenize([split.text(r) for r in self.records])
+        self.model.eval()
         self.device = next(self.model.parameters()).device
         self.grid = self._grids()
 
@@ -65,9 +74,10 @@ class HeldOut:
         for start in range(0, len(self.images), step):
             chosen = self.images[start : start + step]
             batch = self.batches.image_batch(chosen, [0] * len(chosen))
-            parts.append(self.model.pixelbert.encode_images(
-                batch["pixel_values"].to(self.device), batch["image_sizes"].to(self.device)
-            ))  # fmt: skip
+            with self._cast():
+                parts.append(self.model.pixelbert.encode_images(
+                    batch["pixel_values"].to(self.device), batch["image_sizes"].to(self.device)
+                ))  # fmt: skip
             self.progress("images", start + len(chosen), len(self.images))
         return stack_grids(parts)
 
@@ -81,7 +91,7 @@ class HeldOut:
         return other
 
     def masked_words(self) -> list[dict[str, Any]]:
-        """One row per masked place: record, place, true piece, and the piece filled in with the true and another image."""
+        """One row per masked place: record, place, true piece, the pieces filled in with the true and another image."""
         other = self.shuffled()
         with_true = self._fill(self.image_of, "masked words")
         with_other = self._fill(other[self.image_of], "masked words, images shuffled")
@@ -97,8 +107,6 @@ class HeldOut:
     @cached_property
     def masked(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each text the ids with pieces hidden, and the labels: the true piece where hidden, else -100."""
-        from pixelbert.tasks.masking import mask_tokens
-
         draws = (generator(self.seed, "val-mask", record) for record in self.records)
         # always 15 %, 80/10/10, single pieces
         return [mask_tokens(ids, self.batches.vocabulary, d) for ids, d in zip(self.texts, draws, strict=True)]
@@ -135,12 +143,13 @@ class HeldOut:
     def false_caption(self, i: int) -> int:
         """A random caption of another image, not equal to one of this image's own: its place among `records`."""
         draw = generator(self.seed, "val-negative", self.records[i])
-        split, image = self.batches.records, self.image_of[i]
-        own = {split.text(r) for r in split.records_of(self.images[image])}
-        while True:
-            other = int(draw.integers(len(self.records)))
-            if self.image_of[other] != image and split.text(self.records[other]) not in own:
-                return other
+        image = self.images[self.image_of[i]]
+        return self._places[draw_foreign(self.batches.records, image, draw, self._rows)]
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """Of each record kept its place among `records`."""
+        return {record: place for place, record in enumerate(self.records)}
 
     @torch.no_grad()
     def match_scores(self, images: np.ndarray, texts: np.ndarray, what: str = "pairs") -> np.ndarray:
@@ -230,7 +239,9 @@ def word_accuracy(rows: Sequence[dict[str, Any]], key: str = "predicted") -> flo
     return 100.0 * sum(row[key] == row["word"] for row in rows) / max(1, len(rows))
 
 
-def validate(held_out: HeldOut, exact_images: int = 0, shortlist: int = 0) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def validate(
+    held_out: HeldOut, exact_images: int = 0, shortlist: int = 0
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The figures of a validation, percent, and the masked words one by one."""
     rows = held_out.masked_words()
     figures = {
@@ -246,11 +257,14 @@ def validate(held_out: HeldOut, exact_images: int = 0, shortlist: int = 0) -> tu
         pooled = held_out.pooled_scores()
         figures |= _recalls(pooled, held_out.image_of, "dual")
         if shortlist:
-            figures |= _recalls(held_out.rerank(pooled, shortlist), held_out.image_of, "rerank", text_to_image_only=True)
+            reranked = held_out.rerank(pooled, shortlist)
+            figures |= _recalls(reranked, held_out.image_of, "rerank", text_to_image_only=True)
     return figures, rows
 
 
-def _recalls(scores: np.ndarray, image_of_text: np.ndarray, name: str, text_to_image_only: bool = False) -> dict[str, float]:
+def _recalls(
+    scores: np.ndarray, image_of_text: np.ndarray, name: str, text_to_image_only: bool = False
+) -> dict[str, float]:
     recalls = recall_scores(scores, image_of_text.tolist())
     figures = {f"{name}_t2i_r{k}": float(v) for k, v in recalls.image_retrieval.items()}
     if not text_to_image_only:
