@@ -94,7 +94,7 @@ def recipes(
 def prepare(
     format: Annotated[str, typer.Argument(metavar="FORMAT", help="The sources' format, or mix: FORMAT=SOURCE ...")],
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Annotation files, tar shards or folders.")],
-    out: Out,
+    out: Annotated[Path | None, typer.Option("--out", help="The folder to write; it appears when it is whole.")] = None,
     images: Annotated[
         list[str] | None, typer.Option("--images", help="Folder, tar shard or URL of images. Repeatable.")
     ] = None,
@@ -117,28 +117,30 @@ def prepare(
     ] = None,
     delimiter: Annotated[str | None, typer.Option(help="csv: what stands between columns (default: guessed).")] = None,
     image_data: Annotated[str | None, typer.Option(help="visual_genome: image_data.json.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only: no image opened, nothing written.")] = False,
 ) -> None:
     """Any supported format to prepared data: counts, and a list of bad rows."""
-    from pixelbert.data.prepare import prepare as call
+    from pixelbert.data import prepare as module
 
-    call(
-        format,
-        sources,
-        out,
-        images=images or (),
-        split=split,
-        exclude=exclude or (),
-        merge_restval=merge_restval,
-        shards=shards,
-        check_images=check_images,
-        val_fraction=val_fraction,
-        overwrite=overwrite,
-        max_bad=max_bad,
-        columns=_mapping(column or [], "--column"),
-        delimiter=delimiter,
-        image_data=image_data,
-        console=_console(),
-    )
+    reading: dict[str, Any] = {
+        "images": images or (),
+        "split": split,
+        "exclude": exclude or (),
+        "merge_restval": merge_restval,
+        "val_fraction": val_fraction,
+        "max_bad": max_bad,
+        "columns": _mapping(column or [], "--column"),
+        "delimiter": delimiter,
+        "image_data": image_data,
+        "console": _console(),
+    }
+    if dry_run:
+        module.survey(format, sources, **reading)
+    elif out is None:
+        raise UsageError("prepare: missing option '--out'; see pixelbert prepare --help")
+    else:
+        writing: dict[str, Any] = {"shards": shards, "check_images": check_images, "overwrite": overwrite}
+        module.prepare(format, sources, out, **writing, **reading)
 
 
 @app.command(epilog=_EPILOG)
@@ -146,9 +148,7 @@ def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name of `pixelbert recipes`, or a YAML file.")],
     data: Data,
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run folder.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe.")] = None,
     from_run: Annotated[
         Path | None, typer.Option("--from", metavar="RUN0", help="Start from this run's weights.")
     ] = None,
@@ -196,9 +196,7 @@ def evaluate(
 
 @app.command(epilog=_EPILOG)
 def bench(
-    sizes: Annotated[
-        list[str] | None, typer.Argument(metavar="SIZE", help="small, r50, x152; all of them.")
-    ] = None,
+    sizes: Annotated[list[str] | None, typer.Argument(metavar="SIZE", help="small, r50, x152; all of them.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to time, after one that warms up.")] = 2,
     as_json: Json = False,
 ) -> None:
