@@ -26,7 +26,9 @@ from pixelbert.training.checkpoint import MetricsFile, load_checkpoint, load_sta
 from pixelbert.training.frozen_features import FrozenFeatures, frozen_features
 from pixelbert.training.optimizers import build_optimizers, rate_factor, set_rates
 from pixelbert.training.progress import StepProgress
+from pixelbert.training.report import reporting
 from pixelbert.training.run_folder import open_run, save_best, save_last, write_validation
+from pixelbert.training.report.record import record_session
 from pixelbert.training.setup import (
     Parts,
     build_model,
@@ -94,7 +96,7 @@ class Trainer:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         self.model = parts.model
-        chosen = precision.choose(recipe.train.precision, self.accelerator.device)
+        self.precision = chosen = precision.choose(recipe.train.precision, self.accelerator.device)
         self.encoder_dtype = torch.bfloat16 if chosen.encoder == "bfloat16" else None
         self.model.pixelbert.visual.compute_dtype = torch.bfloat16 if chosen.backbone == "bfloat16" else None
         self.model.pixelbert.visual.body.to(memory_format=torch.channels_last)
@@ -122,12 +124,15 @@ class Trainer:
         first = 0
         if checkpoint is not None:
             first = self._restore(*checkpoint)
-        metrics = MetricsFile(self.run / "metrics.jsonl", first)
+        metrics, main = MetricsFile(self.run / "metrics.jsonl", first), self.accelerator.is_main_process
+        if main:
+            found, ranks = precision.detect(self.accelerator.device), self.accelerator.num_processes
+            record_session(self.run, first, self.steps, found, self.precision, ranks)
         self.accelerator.init_trackers("tensorboard")
         self.progress = StepProgress(first, self.steps, self.recipe.optim.batch_size, self.recipe.train.log_steps)
         sampler, batches = self._batches(first)
         due, saved, figures = self._validation_steps(), time.monotonic(), dict[str, float]()
-        with _stop_requests() as stop:
+        with _stop_requests() as stop, reporting(self.run, self.progress.note, main) as report:
             for step in range(first, self.steps):
                 waiting = time.monotonic()
                 micro = [next(batches) for _ in range(sampler.micro_batches)]
@@ -140,6 +145,7 @@ class Trainer:
                 aside = time.monotonic()
                 if done in due:
                     figures = self._validate(done, metrics)
+                    report()
                 save = self.recipe.train
                 timely = time.monotonic() - saved > save.save_minutes * 60
                 if timely or stop or done == self.steps or (save.save_steps and done % save.save_steps == 0):

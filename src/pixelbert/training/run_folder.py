@@ -20,6 +20,7 @@ from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Recipe
+from pixelbert.tasks.pretraining_examples import write_examples
 from pixelbert.tasks.pretraining_scores import HeldOut
 from pixelbert.training.checkpoint import checkpoints, write_file, write_folder
 
@@ -52,7 +53,8 @@ class RunFolder:
             "format": RUN_FORMAT,
             "task": self.recipe.task,
             "recipe": self.recipe.name,
-            "data": {"fingerprint": self.prepared.fingerprint, "folder": self.prepared.folder.name},
+            "data": {"fingerprint": self.prepared.fingerprint, "folder": self.prepared.folder.name,
+                     "location": self.prepared.location},
             "weights": reports,
             "versions": {"pixelbert": pixelbert.__version__, "torch": torch.__version__,
                          "transformers": transformers.__version__, "python": platform.python_version()},
@@ -151,10 +153,11 @@ def word_lines(held_out: HeldOut, words: list[dict[str, Any]]) -> str:
 
 
 def write_validation(run: Path, held_out: HeldOut, figures: dict[str, float], words: list[dict[str, Any]]) -> None:
-    """RUN/validation: figures.json and masked_words.jsonl."""
+    """RUN/validation: figures.json, masked_words.jsonl, and examples to look at."""
 
     def fill(folder: Path) -> None:
         (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         (folder / "masked_words.jsonl").write_text(word_lines(held_out, words), encoding="utf-8")
+        write_examples(folder, held_out, words)
 
     write_folder(run / "validation", fill)

@@ -1,0 +1,239 @@
+"""RUN/report.html: what a run came to, on one page that needs nothing beside itself, not even a network."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pixelbert.training.checkpoint import write_file
+from pixelbert.training.progress import clock
+from pixelbert.training.report.curves import curve_groups
+from pixelbert.training.report.figures import (
+    compare_blind,
+    find_blind,
+    four_ways,
+    gain_interval,
+    match_tile,
+    recall_rows,
+    word_bars,
+)
+from pixelbert.training.report.record import Row, RunRecord
+from pixelbert.training.report.settings import commands, recipe_settings, weight_rows
+
+_GROUPS = {
+    "lot": ("Drawn by lot", "Not chosen for what they show: the model as it is."),
+    "helped": ("Where the picture mattered most", "Right with its own picture, wrong with another. Chosen for that."),
+    "failed": ("Where it was sure and wrong", "Wrong with its own picture, and confident. Chosen for that."),
+}
+_MOST_PICTURE_BYTES = 1_300_000  # of all pictures together: the page stays under 2 MB
+
+
+def write_report(run: Path | str, *, blind: Path | str | None = None, ended: str = "") -> Path:
+    """Write RUN/report.html from the run's files, whole or not at all; also for a run that goes on or was stopped.
+
+    Args:
+        blind: the run of the blind model; without it RUN-blind is taken where there is one.
+        ended: how the run ended before its last step ("interrupted"), when the caller knows.
+
+    Returns the page's path. Raises CheckpointError for a folder that is no run, UsageError for a `blind` that is not
+    blind, MachineError when the disk is full.
+    """
+    record = RunRecord.read(Path(run))
+    other = find_blind(record, Path(blind) if blind is not None else None)
+    page = _environment().get_template("report.html.jinja").render(context(record, other, ended))
+    path = record.path / "report.html"
+    write_file(path, page)
+    return path
+
+
+@contextmanager
+def reporting(run: Path, note: Callable[[str], None], active: bool = True) -> Iterator[Callable[[], None]]:
+    """Writes the report when the block ends, however it ends, and whenever the function it gives is called.
+
+    A report that cannot be written never stops a run: `note` is told why. A blind run's report also renews that of
+    the run it belongs to. `active` is False on all but the main process.
+    """
+
+    def write(ended: str = "") -> None:
+        if not active:
+            return
+        try:
+            write_report(run, ended=ended)
+            seeing = run.with_name(run.name.removesuffix("-blind"))
+            if seeing != run and (seeing / "report.html").is_file():
+                write_report(seeing)
+        except Exception as error:
+            note(f"the report was not written: {error}")
+
+    try:
+        yield write
+    except BaseException as error:
+        write("interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped: {error or type(error).__name__}")
+        raise
+    write()
+
+
+# -- the page's content ------------------------------------------------------------------------------------------------
+
+
+def context(record: RunRecord, blind: RunRecord | None, ended: str = "") -> dict[str, Any]:
+    """All that the template shows, as plain values."""
+    best, last = record.best, record.validations[-1] if record.validations else None
+    shown: Row = best if best is not None else {"figures": {}, "pairs": 0}
+    words = record.words
+    compared = compare_blind(record, blind, shown["pairs"]) if blind is not None else None
+    captions = record.sheet.get("captions") or None
+    return {
+        "head": _head(record, ended),
+        "shown": shown,
+        "is_last": shown is last,
+        "select_on": record.select_on,
+        "words": word_bars(shown["figures"], words, compared, record.blind),
+        "gain": shown["figures"].get("mlm_gain_shuffled"),
+        "gain_interval": gain_interval(words) if shown is last else None,
+        "mlm_trained": record.trained("mlm"),
+        "blind": compared,
+        "is_blind": record.blind,
+        "match": match_tile(shown["figures"], captions, record.trained("itm")),
+        "recalls": _recalls(record, shown),
+        "evaluations": [_evaluation(split, result) for split, result in record.evaluations.items()],
+        "curves": curve_groups(record, blind),
+        "four_ways": four_ways(words),
+        "places": len(words),
+        "sheet": _sheet(record),
+        "sheet_pairs": last["pairs"] if last else 0,
+        "settings": recipe_settings(record),
+        "weights": weight_rows(record.run.get("weights") or {}),
+        "versions": record.run.get("versions") or {},
+        "fingerprint": (record.run.get("data") or {}).get("fingerprint", ""),
+        "sessions": record.sessions,
+        "commands": commands(record),
+    }
+
+
+def _head(record: RunRecord, ended: str) -> dict[str, Any]:
+    seconds, session = record.seconds, record.sessions[-1] if record.sessions else {}
+    data = record.run.get("data") or {}
+    total = record.steps
+    batch = int(record.get("optim.batch_size", 0) or 0)
+    return {
+        "recipe": record.recipe.get("name") or record.run.get("recipe") or record.name,
+        "run": record.name,
+        "description": record.recipe.get("description") or "",
+        "data": data.get("folder") or "",
+        "pairs": record.pairs,
+        "total": total * batch if total else None,
+        "share": min(1.0, record.step / total) if total else None,
+        "finished": record.finished,
+        "ended": "" if record.finished else ended,
+        "time": clock(seconds) if seconds is not None else None,
+        "time_is_estimate": not any("seconds" in r for r in record.train),
+        "session": session,
+        "precision": _precision(session),
+        "started": str(record.run.get("started") or "").replace("T", " ").replace("+00:00", " UTC"),
+        "written": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _precision(session: Row) -> str:
+    backbone, encoder = session.get("backbone"), session.get("encoder")
+    if not backbone:
+        return ""
+    return str(backbone) if backbone == encoder else f"CNN {backbone}, encoder {encoder}"
+
+
+def _recalls(record: RunRecord, shown: Row) -> list[dict[str, Any]]:
+    images = record.sheet.get("images") or None
+    exact = int(record.get("validation.exact_images", 0) or 0)
+    per_image = int(record.get("validation.captions_per_image", 1) or 1)
+    if images and record.sheet.get("captions"):
+        per_image = max(1, round(record.sheet["captions"] / images))
+    counts = {"dual": images, "rerank": images, "itm": min(exact, images) if images else exact or None}
+    return recall_rows(shown["figures"], counts, per_image)
+
+
+def _evaluation(split: str, result: dict[str, Any]) -> dict[str, Any]:
+    images, texts = result.get("images"), result.get("texts")
+    per_image = max(1, round(texts / images)) if images and texts else 1
+    counts = {"dual": images, "rerank": images, "itm": result.get("exact_images") or None}
+    figures = {k: v for k, v in result["figures"].items() if isinstance(v, (int, float))}
+    plain = {k: v for k, v in figures.items() if not re.search(r"_(t2i|i2t)_r\d+$", k)}
+    return {"split": split, "result": result, "figures": plain, "recalls": recall_rows(figures, counts, per_image)}
+
+
+# -- the sheet of examples ---------------------------------------------------------------------------------------------
+
+
+def _sheet(record: RunRecord) -> list[dict[str, Any]]:
+    """Groups of examples with their pictures embedded; a picture beyond the page's budget, or missing, is left out."""
+    left, groups = _MOST_PICTURE_BYTES, []
+    for key, (title, rule) in _GROUPS.items():
+        examples = []
+        for example in record.sheet.get("examples", []):
+            if example.get("group") != key:
+                continue
+            pictures = {}
+            for name in ("picture", "other_picture"):
+                data = _bytes(record.path / "validation", example.get(name))
+                if data and len(data) <= left:
+                    left -= len(data)
+                    pictures[name] = "data:image/jpeg;base64," + base64.b64encode(data).decode()
+            blank = {"picture": None, "other_picture": None}
+            examples.append(example | blank | pictures | {"tokens": tokens(example)})
+        if examples:
+            groups.append({"key": key, "title": title, "rule": rule, "examples": examples})
+    return groups
+
+
+def _bytes(folder: Path, name: Any) -> bytes | None:
+    """A picture of the sheet; only from the sheet's own folder."""
+    if not isinstance(name, str) or not re.fullmatch(r"examples/[\w-]+\.jpg", name):
+        return None
+    try:
+        return (folder / name).read_bytes()
+    except OSError:
+        return None
+
+
+def tokens(example: dict[str, Any]) -> list[dict[str, Any]]:
+    """The caption's pieces to set as text: `text`, whether a `space` goes before, and the masked place or None."""
+    masked = {m["place"]: m for m in example["masked"]}
+    found: list[dict[str, Any]] = []
+    opening = True
+    for place, piece in enumerate(example["pieces"]):
+        closing = bool(re.fullmatch(r"[.,;:!?%)\]}’'-]", piece))
+        glued = piece.startswith("##") or closing or opening
+        opening = bool(re.fullmatch(r"[(\[{‘'-]", piece))
+        found.append({"text": plain(piece), "space": not glued, "masked": masked.get(place)})
+    return found
+
+
+def plain(piece: str) -> str:
+    """A word piece without its mark."""
+    return piece.removeprefix("##") if len(piece) > 2 else piece
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pixelbert.training.report", "page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"percent": percent, "plain": plain, "count": lambda n: f"{n:,}"}
+    return environment
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """49.3 %, with a narrow space that does not break; under 0.1 it says so."""
+    if 0 < value < 0.5 * 10**-digits:
+        return f"<{10**-digits:g}\u202f%"
+    return f"{value:.{digits}f}\u202f%"

@@ -1,0 +1,177 @@
+"""What a run folder tells: read leniently, because a report is also wanted of a run that goes on or was killed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pixelbert.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pixelbert.training.precision import Capability, Precision
+
+Row = dict[str, Any]
+
+
+def record_session(run: Path, step: int, steps: int, found: Capability, chosen: Precision, ranks: int = 1) -> None:
+    """Append to RUN/sessions.jsonl that a run starts or goes on at `step` of `steps`, on what machine and how."""
+    session = {
+        "time": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        "step": step, "steps": steps, "ranks": ranks, "device": found.device, "machine": found.name,
+        "vectors": found.vectors, "cores": _cores(), "backbone": chosen.backbone, "encoder": chosen.encoder,
+        "reason": chosen.reason,
+    }  # fmt: skip
+    with open(run / "sessions.jsonl", "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(session) + "\n")
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class RunRecord:
+    """A run folder's small files. What is missing is empty; only recipe.yaml and run.json must be there."""
+
+    path: Path
+    recipe: dict[str, Any]
+    run: dict[str, Any]
+    train: list[Row] = field(default_factory=list)  # one a step
+    validations: list[Row] = field(default_factory=list)
+    sessions: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> RunRecord:
+        """Raises CheckpointError when `path` is no run folder or its recipe.yaml or run.json is damaged."""
+        try:
+            recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+            run = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"{path}: not a run folder (no {Path(error.filename or 'run.json').name})") from error
+        except (ValueError, yaml.YAMLError) as error:
+            raise CheckpointError(f"{path}: a damaged run folder ({error})") from error
+        if not isinstance(recipe, dict) or not isinstance(run, dict):
+            raise CheckpointError(f"{path}: a damaged run folder (recipe.yaml or run.json is not a mapping)")
+        rows = read_lines(path / "metrics.jsonl")
+        return cls(
+            path, recipe, run,
+            [r for r in rows if r.get("kind") == "train" and "pairs" in r],
+            [r for r in rows if r.get("kind") == "validation" and r.get("figures") and "pairs" in r],
+            read_lines(path / "sessions.jsonl"),
+        )  # fmt: skip
+
+    def get(self, setting: str, default: Any = None) -> Any:
+        """A recipe setting by its dotted name."""
+        value: Any = self.recipe
+        for part in setting.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return default if value is None else value
+
+    @property
+    def blind(self) -> bool:
+        return bool(self.recipe.get("blind"))
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    # -- how far ---------------------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Steps done, as far as metrics.jsonl tells."""
+        return max((int(r["step"]) for r in self.train), default=0)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs seen."""
+        return max((int(r["pairs"]) for r in self.train), default=0)
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the whole run; None when nothing tells."""
+        told = next((int(s["steps"]) for s in reversed(self.sessions) if "steps" in s), None)
+        planned, batch = self.get("schedule.pairs"), self.get("optim.batch_size")
+        return told if told is not None or not planned or not batch else max(1, planned // batch)
+
+    @property
+    def finished(self) -> bool:
+        return self.steps is not None and self.step >= self.steps
+
+    @property
+    def seconds(self) -> float | None:
+        """Time the run has taken, validation and saving included; estimated from the rate for runs that do not tell."""
+        told = [float(r["seconds"]) for r in (*self.train, *self.validations) if "seconds" in r]
+        if told:
+            return max(told)
+        rate = self.train[-1].get("pairs_per_s") if self.train else None
+        return self.pairs / rate if rate else None
+
+    # -- validation ------------------------------------------------------------------------------------------------
+
+    @property
+    def select_on(self) -> str:
+        return str(self.get("validation.select_on", "itm_accuracy"))
+
+    @property
+    def best(self) -> Row | None:
+        """The validation whose model was kept as the best: the first with the highest value of `select_on`."""
+        told = [r for r in self.validations if self.select_on in r["figures"]] or self.validations[-1:]
+        return max(told, key=lambda r: r["figures"].get(self.select_on, 0.0), default=None)
+
+    @cached_property
+    def words(self) -> list[Row]:
+        """The masked words of the last validation, one by one."""
+        return read_lines(self.path / "validation" / "masked_words.jsonl")
+
+    @cached_property
+    def sheet(self) -> dict[str, Any]:
+        """The examples of the last validation; {} when there are none (or an older version wrote the run)."""
+        try:
+            sheet = json.loads((self.path / "validation" / "examples.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return sheet if isinstance(sheet, dict) and isinstance(sheet.get("examples"), list) else {}
+
+    @cached_property
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """What `pixelbert evaluate` left, by split."""
+        found = {}
+        for path in sorted((self.path / "evaluation").glob("*/figures.json")):
+            try:
+                result = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if isinstance(result, dict) and isinstance(result.get("figures"), dict):
+                found[path.parent.name] = result
+        return found
+
+    def trained(self, loss: str) -> bool:
+        """Whether a loss has a weight in the recipe or one of its phases."""
+        phases = [p.get("loss") or {} for p in self.recipe.get("phases") or []]
+        return any(float(weights.get(loss, 1.0)) > 0 for weights in [self.recipe.get("loss") or {}, *phases] if weights)
+
+
+def read_lines(path: Path) -> list[Row]:
+    """The mappings of a JSON-lines file; a line cut off by a kill is left out, a missing file is empty."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
