@@ -14,7 +14,6 @@ _CHOICES = {
     "visual_position": ("none", "sine2d", "learned2d"),
     "backbone_norm": ("frozen", "train", "sync"),
     "backbone_output": ("stage", "head"),
-    "contrastive_images": ("pooled", "encoded"),
     "image_channels": ("RGB", "BGR"),
 }
 
@@ -36,8 +35,6 @@ class PixelBertConfig(PreTrainedConfig):
         visual_position: `none` (the paper), fixed sine or learned row + column vectors.
         num_sampled_pixels: pixels kept per text copy while pretraining; 0 keeps all.
         contrastive_size: width of the pooled vectors; 0 = no contrastive head (the paper).
-        contrastive_images: an image's vector from its pixels as they are (`pooled`), or after the Transformer has read
-            them without a text (`encoded`).
         image_mean, image_std, image_channels: of the CNN's own training, for pixel values scaled to 0..1.
     """
 
@@ -58,7 +55,6 @@ class PixelBertConfig(PreTrainedConfig):
         visual_dropout: float = 0.0,
         num_sampled_pixels: int = 100,
         contrastive_size: int = 0,
-        contrastive_images: str = "pooled",
         image_mean: tuple[float, ...] | list[float] = IMAGENET_MEAN,
         image_std: tuple[float, ...] | list[float] = IMAGENET_STD,
         image_channels: str = "RGB",
@@ -77,7 +73,6 @@ class PixelBertConfig(PreTrainedConfig):
         self.visual_dropout = visual_dropout
         self.num_sampled_pixels = num_sampled_pixels
         self.contrastive_size = contrastive_size
-        self.contrastive_images = contrastive_images
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.image_channels = image_channels

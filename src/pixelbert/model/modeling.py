@@ -120,13 +120,9 @@ class PixelBertModel(PixelBertPreTrainedModel):
                 grid = sample_pixels(grid, self.config.num_sampled_pixels, sampling_seed)
             words = torch.cat([words, grid.pixels.to(words.dtype)], dim=1)  # Eq. (6)
             mask = torch.cat([mask, grid.mask], dim=1)
-        return PixelBertOutput(last_hidden_state=self.transform(words, mask), attention_mask=mask)
-
-    def transform(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Eq. (1) to (3) in every layer: [B, N, d] with bool [B, N] -> [B, N, d]."""
-        attention = create_bidirectional_mask(self.config.text_config, vectors, mask)
-        hidden: Tensor = self.text.encoder(vectors, attention_mask=attention).last_hidden_state
-        return hidden
+        attention = create_bidirectional_mask(self.config.text_config, words, mask)
+        hidden = self.text.encoder(words, attention_mask=attention).last_hidden_state  # Eq. (1) to (3), every layer
+        return PixelBertOutput(last_hidden_state=hidden, attention_mask=mask)
 
 
 class PixelBertForPreTraining(PixelBertPreTrainedModel):
@@ -188,8 +184,6 @@ class PixelBertForPreTraining(PixelBertPreTrainedModel):
     def image_vectors(self, grid: Grid) -> Tensor:
         """Pooled image vectors [I, contrastive_size]; needs `config.contrastive_size`."""
         assert self.contrastive is not None
-        if self.config.contrastive_images == "encoded":
-            grid = Grid(self.pixelbert.transform(grid.pixels, grid.mask), grid.mask, grid.shape)
         return self.contrastive.image_vectors(grid)
 
     def text_vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -173,7 +173,6 @@ class Recipe(Section):
     visual: Visual = Visual()
     image: Image = Image()
     contrastive_size: int = 0
-    contrastive_images: Literal["pooled", "encoded"] = "pooled"
     mlm: Mlm = Mlm()
     itm: Itm = Itm()
     loss: Loss = Loss()

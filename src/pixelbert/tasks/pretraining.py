@@ -239,7 +239,7 @@ class PretrainingObjective(nn.Module):
         losses: dict[str, Tensor] = {}
         replaced = None
         if settings.contrastive or settings.hard_share:
-            images = self.model.image_vectors(self._sampled(grid, batch, settings))
+            images = self.model.image_vectors(grid)
             texts = self._text_vectors(batch["caption_ids"], batch["caption_mask"])
             assert self.model.contrastive is not None
             scale = self.model.contrastive.log_scale.exp().clamp(max=100.0)
@@ -250,15 +250,6 @@ class PretrainingObjective(nn.Module):
         if settings.mlm or settings.itm:
             losses |= self._fused(batch, grid, settings, replaced)
         return losses
-
-    def _sampled(self, grid: Grid, batch: Batch, settings: LossSettings) -> Grid:
-        """The pixels that an image's vector is made of: those its first text draws, or all."""
-        if self.model.config.contrastive_images == "pooled":
-            return grid
-        first = batch["image_of_text"].argsort(stable=True)
-        images = torch.arange(grid.mask.shape[0], device=first.device)
-        starts = torch.searchsorted(batch["image_of_text"][first], images)
-        return sample_pixels(grid, settings.sample_pixels, batch["sampling_seed"][first[starts]])
 
     def _harden(self, batch: Batch, images: Tensor, texts: Tensor, scale: float, share: float) -> tuple[Tensor, Tensor]:
         """Some negatives get a close caption of the batch instead of a random one: new ids and mask."""

@@ -81,7 +81,6 @@ def build_model(recipe: Recipe, processor: PixelBertProcessor) -> tuple[PixelBer
             frozen_stages=backbone.frozen_stages, visual_pool=visual.pool, visual_projection=visual.projection,
             visual_layer_norm=visual.layer_norm, visual_position=visual.position, visual_dropout=visual.dropout,
             num_sampled_pixels=visual.num_sampled_pixels, contrastive_size=recipe.contrastive_size,
-            contrastive_images=recipe.contrastive_images,
         )  # fmt: skip
         torch.manual_seed(recipe.seed)
         model = PixelBertForPreTraining(config)
