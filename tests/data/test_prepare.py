@@ -295,7 +295,7 @@ def test_an_image_in_two_splits_is_told(photos, tmp_path):
     table = write_csv(photos / "mine.csv", ["1.jpg,a,train", "link.jpg,b,val", "2.jpg,c,test"], "image,text,split")
     data = prepare("csv", [table], tmp_path / "out")
     assert data.info["notes"] == [
-        f"LEAK: 1 images are in both train and val, for example {photos / '1.jpg'}",
+        f"LEAK: 1 image(s) in both train and val, for example {photos / '1.jpg'}",
     ]
 
 

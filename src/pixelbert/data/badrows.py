@@ -52,8 +52,7 @@ def kind_of(reason: str) -> str:
     """The reason without its particulars: names in quotes become '...', numbers become N, places after ':' go."""
     kind = re.sub(r"'[^']*'", "'...'", reason)
     kind = re.sub(r"\d[\d,.]*", "N", kind)
-    for cut in (" not found in ", " is ambiguous: ", " is unusable: ", "; first at "):
-        head, found, tail = kind.partition(cut)
-        if found:
-            kind = head + cut.rstrip(": ") if cut != " is unusable: " else f"{head} is unusable: {tail[:60]}"
-    return kind.removesuffix(" in").removesuffix("; first at")
+    for cut in (" not found in ", " is ambiguous: ", "; first at "):
+        head, found, _ = kind.partition(cut)
+        kind = head + cut.rstrip(": ").removesuffix(" in").removesuffix("; first at") if found else kind
+    return kind

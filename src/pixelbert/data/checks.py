@@ -62,7 +62,7 @@ def check_header(ref: ImageRef, limits: ImageLimits) -> None:
     """
     with _Bytes(ref, limits) as data:
         if data.size == 0:
-            raise BadImage("the file is empty")
+            raise BadImage("is empty")
         limits.check_bytes(data.size)
         head = data.read(0, _HEAD)
         if head[:3] == b"\xff\xd8\xff":
@@ -118,14 +118,14 @@ def _jpeg_header(head: bytes) -> tuple[tuple[int, int] | None, int]:
 def _check_png(data: _Bytes, head: bytes, limits: ImageLimits) -> None:
     limits.check_pixels(int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big"))
     if b"IEND" not in data.read(max(0, data.size - _TAIL), _TAIL) and b"IEND" not in data.read(0, data.size):
-        raise BadImage("the PNG is cut off")
+        raise BadImage("is cut off: the PNG has no end")
 
 
 def _check_webp(ref: ImageRef, data: _Bytes, head: bytes, limits: ImageLimits) -> None:
     from PIL import Image
 
     if int.from_bytes(head[4:8], "little") + 8 > data.size:
-        raise BadImage("the WebP is cut off")
+        raise BadImage("is cut off: the WebP is shorter than it says")
     try:
         with Image.open(io.BytesIO(data.read(0, data.size))) as image:
             limits.check_pixels(image.height, image.width)

@@ -111,7 +111,7 @@ def prepare(
         _write_info(folder, _fill(folder, job))
     data = PreparedData(out)
     if console is not None:
-        print_summary(data.info, console)
+        print_summary(data.info, console, f"Prepared data in {out}")
     return data
 
 
@@ -141,7 +141,7 @@ def survey(
     with tempfile.TemporaryDirectory(prefix="pixelbert-") as folder, machine_errors(Path(folder)):
         info = _fill(Path(folder), replace(job, survey=True))
     if console is not None:
-        print_summary(info, console)
+        print_summary(info, console, "Counted only, nothing is written")
     return info
 
 
@@ -263,7 +263,7 @@ def _usable_images(spool: Spool, rows: Collector, bad: BadRows, job: _Job) -> np
             wrong = int(image[row]) if int(image[row]) in reasons else int(image2[row])
             ref, name = rows.refs[wrong], rows.image_ids[wrong]
             told = f"'{ref.file}'" if ref.offset < 0 else f"'{name}' in '{ref.file}' at byte {ref.offset}"
-            bad.add(spool.bad(row, f"image {told} is unusable: {reasons[wrong]}"), int(codes[row]))
+            bad.add(spool.bad(row, f"image {told} {reasons[wrong]}"), int(codes[row]))
     return usable
 
 
@@ -335,7 +335,7 @@ def _leaks(good: Mapping[int, Ints], spool: Spool, rows: Collector) -> list[str]
             names = SPLITS[one], SPLITS[other]
             if len(shared) and names != ("train", "restval"):
                 notes.append(
-                    f"LEAK: {len(shared):,} images are in both {names[0]} and {names[1]},"
+                    f"LEAK: {len(shared):,} image(s) in both {names[0]} and {names[1]},"
                     f" for example {rows.refs[int(shared[0])].file}"
                 )
     return notes

@@ -38,19 +38,20 @@ def table1(splits: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def print_summary(info: Mapping[str, Any], console: Console) -> None:
+def print_summary(info: Mapping[str, Any], console: Console, title: str) -> None:
     """Print the description of prepared data (`PreparedData.info`)."""
     from rich.table import Table
 
-    counts = Table("split", "source", "images", "records", title="Prepared", title_justify="left")
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    counts = Table("split", "source", "images", "records")
     for split, content in info["splits"].items():
         for source, ours in content["sources"].items():
             counts.add_row(split, source, f"{ours['images']:,}", f"{ours['records']:,}")
         if len(content["sources"]) > 1:
             counts.add_row(split, "all", f"{content['images']:,}", f"{content['records']:,}")
     console.print(counts)
-    paper = Table("task", "dataset", "splits", "images", "texts", title_justify="left")
-    paper.title = "Beside Table 1: ours / from the paper"
+    console.print("Beside the paper's Table 1: ours / from the paper", highlight=False)
+    paper = Table("task", "dataset", "splits", "images", "texts")
     for row in info["table1"]:
         ours_images, ours_texts = (_number(row[k]) for k in ("images", "texts"))
         paper.add_row(
@@ -63,7 +64,7 @@ def print_summary(info: Mapping[str, Any], console: Console) -> None:
     if info["images_missing"]:
         console.print(f"Images not found: {info['images_missing']:,}", highlight=False)
     for note in info["notes"]:
-        console.print(f"Note: {note}", highlight=False, markup=False)
+        console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
     _print_bad(info["bad_rows"], console)
     console.print(f"Fingerprint {info['fingerprint']}", highlight=False)
 
@@ -74,9 +75,11 @@ def _print_bad(bad: Mapping[str, Any], console: Console) -> None:
         return
     console.print(f"Bad rows, left out: {bad['total']:,} (all of them in bad_rows.jsonl)", highlight=False)
     for kind, count in bad["kinds"].items():
-        console.print(f"  {count:,} x {kind}", highlight=False, markup=False)
+        console.print(f"  {count:,} x {kind}", highlight=False, markup=False, soft_wrap=True)
     for row in bad["first"]:
-        console.print(f"  {row['file']}: {row['place']}: {row['reason']}", highlight=False, markup=False)
+        console.print(
+            f"  {row['file']}: {row['place']}: {row['reason']}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def _number(value: int | None) -> str:
