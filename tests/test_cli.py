@@ -94,6 +94,8 @@ def test_python_dash_m(tmp_path):
         (["prepare", "csv", "x", "--out", "o", "--max-bad", "many"], "prepare: invalid value for '--max-bad'"),
         (["prepare", "csv", "x", "--out", "o", "--max-bad", "-3"], "prepare: invalid value for '--max-bad'"),
         (["prepare", "csv", "x", "--out", "o", "--column", "image"], "--column image: expected OURS=THEIRS"),
+        (["prepare", "csv", "x"], "prepare: missing option '--out'"),
+        (["prepare", "cvs", "x", "--dry-run"], "unknown format 'cvs'; did you mean 'csv'?"),
         (["prepare", "cvs", "x", "--out", "o"], "unknown format 'cvs'; did you mean 'csv'?"),
     ],
 )
@@ -215,6 +217,31 @@ def test_a_core_package_that_is_missing_is_one_sentence(tmp_path):
     assert done.returncode == 6
     assert "'typer' is missing" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_prepare_from_csv_to_prepared_data(tmp_path, capsys):
+    from PIL import Image
+
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    (tmp_path / "rows.csv").write_text("file,text\na.png,a red field\nb.png,a picture that is not there\n")
+    source, out = str(tmp_path / "rows.csv"), tmp_path / "data"
+    options = ["--column", "image=file", "--images", str(tmp_path)]
+    assert call(capsys, "prepare", "csv", source, "--dry-run", *options)[0] == 0
+    assert not out.exists()
+    assert call(capsys, "prepare", "csv", source, "--out", str(out), *options)[0] == 0
+    assert (out / "prepared.json").is_file()
+    assert "b.png" in (out / "bad_rows.jsonl").read_text()
+    assert call(capsys, "prepare", "csv", source, "--out", str(out), *options)[0] == 2  # it is there already
+    assert call(capsys, "prepare", "csv", source, "--out", str(out), "--overwrite", *options)[0] == 0
+    assert call(capsys, "prepare", "csv", source, "--out", str(out), "--overwrite", "--max-bad", "0", *options)[0] == 3
+    assert (out / "prepared.json").is_file()  # the earlier one is still there
+
+
+def test_prepare_help_names_every_format(capsys):
+    from pixelbert.data.formats import FORMATS
+
+    text = " ".join(call(capsys, "prepare", "--help")[1].replace("│", " ").split())
+    assert all(name in text for name in FORMATS)
 
 
 def test_train_passes_everything_on(monkeypatch, capsys):

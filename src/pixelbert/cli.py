@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Out = Annotated[Path, typer.Option("--out", help="The folder to write; it appears when it is whole.")]
+_FORMATS = "karpathy, coco, visual_genome, webdataset, csv, jsonl or prepared; or mix: then a SOURCE is FORMAT=PATH."
 Data = Annotated[str, typer.Option("--data", metavar="DATA", help="Prepared data: a folder that `prepare` wrote.")]
 
 
@@ -92,55 +92,55 @@ def recipes(
 
 @app.command(epilog=_EPILOG)
 def prepare(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="The sources' format, or mix: FORMAT=SOURCE ...")],
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help=_FORMATS)],
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="Annotation files, tar shards or folders.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The folder to write; it appears when it is whole.")] = None,
-    images: Annotated[
-        list[str] | None, typer.Option("--images", help="Folder, tar shard or URL of images. Repeatable.")
+    out: Annotated[
+        str | None, typer.Option(metavar="DATA", help="The folder to write; it appears when it is whole.")
     ] = None,
+    images: Annotated[list[str] | None, typer.Option(help="Folder, tar shard or URL of images. Repeatable.")] = None,
     split: Annotated[str | None, typer.Option(help="The split of rows whose file names none.")] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="List of photos to keep out of training. Repeatable.")
     ] = None,
     merge_restval: Annotated[bool, typer.Option("--merge-restval", help="karpathy: count restval as train.")] = False,
-    shards: Annotated[bool, typer.Option("--shards", help="Copy the images into tar shards inside --out.")] = False,
-    check_images: Annotated[
-        str, typer.Option(help="header: type, size, end; full: decode; none: find only.")
-    ] = "header",
-    val_fraction: Annotated[float, typer.Option(help="Share of images that become val where no split is named.")] = 0.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace prepared data at --out.")] = False,
-    max_bad: Annotated[
-        int | None, typer.Option(min=0, help="Give up when more rows are bad (default: list them).")
-    ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="csv, jsonl: OURS=THEIRS, e.g. image=filename. Repeatable.")
     ] = None,
     delimiter: Annotated[str | None, typer.Option(help="csv: what stands between columns (default: guessed).")] = None,
     image_data: Annotated[str | None, typer.Option(help="visual_genome: image_data.json.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only: no image opened, nothing written.")] = False,
+    val_fraction: Annotated[float, typer.Option(help="Share of images that become val where no split is named.")] = 0.0,
+    max_bad: Annotated[
+        int | None, typer.Option(min=0, help="Give up when more rows are bad (default: list them).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only: open no image, write nothing.")] = False,
+    shards: Annotated[bool, typer.Option("--shards", help="Copy the images into tar shards inside --out.")] = False,
+    check_images: Annotated[
+        str, typer.Option(help="header: type, size, end; full: decode; none: find only.")
+    ] = "header",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace prepared data at --out.")] = False,
 ) -> None:
     """Any supported format to prepared data: counts, and a list of bad rows."""
-    from pixelbert.data import prepare as module
+    from pixelbert.data.prepare import prepare as call
+    from pixelbert.data.prepare import survey
 
     reading: dict[str, Any] = {
         "images": images or (),
         "split": split,
         "exclude": exclude or (),
         "merge_restval": merge_restval,
-        "val_fraction": val_fraction,
-        "max_bad": max_bad,
         "columns": _mapping(column or [], "--column"),
         "delimiter": delimiter,
         "image_data": image_data,
+        "val_fraction": val_fraction,
+        "max_bad": max_bad,
         "console": _console(),
     }
     if dry_run:
-        module.survey(format, sources, **reading)
+        survey(format, sources, **reading)
     elif out is None:
-        raise UsageError("prepare: missing option '--out'; see pixelbert prepare --help")
+        raise UsageError("prepare: missing option '--out' (only --dry-run goes without)")
     else:
-        writing: dict[str, Any] = {"shards": shards, "check_images": check_images, "overwrite": overwrite}
-        module.prepare(format, sources, out, **writing, **reading)
+        call(format, sources, out, shards=shards, check_images=check_images, overwrite=overwrite, **reading)
 
 
 @app.command(epilog=_EPILOG)
