@@ -111,6 +111,12 @@ def test_one_file_reached_by_two_roots_is_one(tmp_path):
     assert ImageFinder([tmp_path / "p", tmp_path]).find("sub/a.jpg").file == path
 
 
+def test_a_link_that_leads_back_up_is_not_followed_for_ever(tmp_path):
+    path = put(tmp_path / "p" / "q" / "a.jpg")
+    (tmp_path / "p" / "q" / "back").symlink_to(tmp_path / "p")
+    assert ImageFinder([tmp_path]).find("a.jpg").file == path
+
+
 def test_named_roots_come_before_guessed_ones(tmp_path):
     named, guessed = put(tmp_path / "n" / "a.jpg"), put(tmp_path / "g" / "a.jpg")
     only = put(tmp_path / "g" / "b.jpg")

@@ -294,7 +294,13 @@ def _index(roots: list[str], depth: int | None, unpacker: Unpacker | None) -> _F
 
 def _walk(root: str, depth: int | None) -> Iterator[tuple[str, str, str]]:
     """(folder relative to the root, file name, path), sorted, hidden names left out."""
+    visited: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:  # a link that leads back up
+            folders.clear()
+            continue
+        visited.add(real)
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         relative = "" if relative == "." else relative
         level = relative.count("/") + 1 if relative else 0

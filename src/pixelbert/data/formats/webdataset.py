@@ -46,7 +46,7 @@ def read(
         for key, members in itertools.groupby(tar_members(source, on_read), key=lambda m: _key(m.name)):
             place = f"sample {key}"
             try:
-                image, texts = _sample(key, members, reader)
+                image, texts = _sample(members, reader)
             except RowError as error:
                 yield BadRow(str(told), place, str(error))
                 continue
@@ -64,29 +64,33 @@ def _key(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def _sample(key: str, members: Iterable[Member], reader: SliceReader) -> tuple[Member, list[Any]]:
-    """The image and the captions of one key. Raises RowError when one is missing."""
+def _sample(members: Iterable[Member], reader: SliceReader) -> tuple[Member, list[Any]]:
+    """The image and the captions of one key's files. Raises RowError when one is missing."""
     parts = {m.name.rpartition("/")[2].partition(".")[2].lower(): m for m in members}
     images = [parts[suffix] for suffix in parts if suffix in IMAGE_SUFFIXES]
-    meta: Any = {}
-    if "json" in parts:
-        try:
-            meta = json.loads(reader.read(parts["json"].offset, parts["json"].size))
-        except ValueError as error:
-            if "txt" not in parts:
-                raise RowError(f"its .json is not valid JSON ({error})") from error
-        meta = meta if isinstance(meta, dict) else {}
-    if not images:
-        status = meta.get("status")
-        raise RowError(f"has no image (status: {status})" if status else "has no image")
     if len(images) > 1:
         raise RowError(f"has several images: {', '.join(m.name for m in images)}")
-    if "txt" in parts:
+    if images and "txt" in parts:
         try:
             return images[0], [reader.read(parts["txt"].offset, parts["txt"].size).decode("utf-8-sig")]
         except UnicodeDecodeError as error:
             raise RowError(f"its .txt is not UTF-8 (byte {error.start})") from error
-    text = meta.get("caption")
-    if text is None and "caption" not in meta:
+    meta = _meta(parts.get("json"), reader)
+    if not images:
+        status = meta.get("status")
+        raise RowError(f"has no image (status: {status})" if status else "has no image")
+    if "caption" not in meta:
         raise RowError("has neither a .txt nor a caption in its .json")
+    text = meta["caption"]
     return images[0], text if isinstance(text, list) and text else [text]
+
+
+def _meta(member: Member | None, reader: SliceReader) -> dict[str, Any]:
+    """The .json of a sample, {} when it has none. Raises RowError when it is not valid."""
+    if member is None:
+        return {}
+    try:
+        meta = json.loads(reader.read(member.offset, member.size))
+    except ValueError as error:
+        raise RowError(f"its .json is not valid JSON ({error})") from error
+    return meta if isinstance(meta, dict) else {}
