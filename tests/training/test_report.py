@@ -1,113 +1,384 @@
-"""The report: from the files of a run folder to one page. The run is made up; its pictures are drawn scenes."""
+"""The report: from a run folder to one page that needs nothing else. The run is made up (made_up_run)."""
 
 from __future__ import annotations
 
+import base64
+import errno
 import io
 import json
-import math
+import os
+import re
+import shlex
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
+from made_up_run import BATCH, STEPS, make_run
+from PIL import Image
 
-from pixelbert.bench.quickstart.captions import captions
-from pixelbert.bench.quickstart.drawing import draw
-from pixelbert.bench.quickstart.world import COLORS, SHAPES, make_scene
+from pixelbert.errors import CheckpointError, MachineError, UsageError
 from pixelbert.recipes.schema import load_recipe
+from pixelbert.training.report import percent, reporting, tokens, write_report
+from pixelbert.training.report.record import RunRecord, record_session
 
-STEPS, BATCH = 400, 64
-
-
-def make_run(folder: Path, *, steps: int = STEPS, validations: int = 4, blind: bool = False, lot: int = 12, seed: int = 0) -> Path:
-    """A run folder as training leaves it: all small files, no model."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    recipe = load_recipe("pretrain-tiny", [f"schedule.pairs={STEPS * BATCH}", f"seed={7}", "optim.text.new_lr=0.002"])
-    recipe.blind = blind
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    report = {"source": "package:minilm-l6", "loaded": [f"layer.{i}" for i in range(101)], "missing": ["mlm_head.bias"],
-              "unused": [f"_fc.{i}" for i in range(90)], "misshaped": [], "notes": ["s_v starts as BERT's type-1 row"]}  # fmt: skip
-    run = {"format": 1, "task": "pretraining", "recipe": "pretrain-tiny",
-           "data": {"fingerprint": "9360ee82800ca4d7" * 4, "folder": "scenes", "location": "data/scenes"},
-           "weights": {"text": report}, "versions": {"pixelbert": "0.1.0", "torch": "2.14.1"},
-           "started": "2026-01-02T03:04:05+00:00"}  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(run))
-    session = {"time": "2026-01-02T03:04:05+00:00", "step": 0, "steps": STEPS, "ranks": 1, "device": "cpu",
-               "machine": "A processor", "vectors": "AVX2", "cores": 2, "backbone": "float32", "encoder": "float32",
-               "reason": "no bfloat16 in hardware"}  # fmt: skip
-    (folder / "sessions.jsonl").write_text(json.dumps(session) + "\n")
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in metrics(rng, steps, validations, blind)))
-    if validations:
-        write_validation(folder / "validation", rng, blind, lot)
-    return folder
+_VOID = {"meta", "img", "link", "br", "hr", "input"}
 
 
-def metrics(rng: np.random.Generator, steps: int, validations: int, blind: bool) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl: losses that fall, one validation after each equal part."""
-    rows: list[dict[str, Any]] = []
-    for step in range(1, steps + 1):
-        share, noise = step / STEPS, rng.normal(0, 1, 3)
-        mlm = 1.1 + 4 * math.exp(-6 * share) + 0.12 * noise[0]
-        itm = 0.25 + 0.45 / (1 + math.exp(14 * (share - 0.45))) + 0.04 * noise[1]
-        rows.append({"kind": "train", "step": step, "pairs": step * BATCH, "loss": mlm + itm, "mlm": mlm, "itm": itm,
-                     "grad_norm": float(np.exp(0.4 * noise[2])) * (1 + 3 * math.exp(-9 * share)),
-                     "rate": min(1.0, 1 / 3 + step / 75) * min(1.0, 1.43 * (1.0001 - share)),
-                     "pairs_per_s": 210 + 20 * math.tanh(step / 30), "data_wait": 0.02 + 0.1 / step,
-                     "seconds": step * 0.3})  # fmt: skip
-        if validations and step % (STEPS // validations) == 0:
-            rows.append({"kind": "validation", "step": step, "pairs": step * BATCH, "seconds": step * 0.3 + 1,
-                         "figures": figures(share, blind)})  # fmt: skip
-    return rows
+class Page(HTMLParser):
+    """A page as a browser's parser meets it: text, attributes, and whether every tag is closed in order."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.html, self.open, self.links, self.headings = path.read_text(encoding="utf-8"), [], [], []  # type: ignore[var-annotated]
+        self.text, self.tags = "", []  # type: ignore[var-annotated]
+        self.feed(self.html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.text += " "
+        self.links += [value for name, value in attrs if name in ("src", "href", "action", "data", "poster", "srcset")]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data
+            if self.open[-1] in ("h1", "h2", "h3", "h4"):
+                self.headings.append(data.strip())
+
+    @property
+    def flat(self) -> str:
+        return " ".join(self.text.split())
 
 
-def figures(share: float, blind: bool) -> dict[str, float]:
-    own = 44.0 + (2 if blind else 36) * share
-    shuffled = own if blind else 45.0 - share
-    found = {"mlm_accuracy": own, "mlm_accuracy_shuffled": shuffled, "itm_accuracy": 50 + (0 if blind else 43) * share}
-    found["mlm_gain_shuffled"] = own - shuffled
-    return found | {f"itm_{d}_r{k}": min(100.0, 8.0 * k * share + 5 * k) for d in ("t2i", "i2t") for k in (1, 5, 10)}
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; tests leave its files alone but for report.html."""
+    return make_run(tmp_path_factory.mktemp("runs") / "scenes")
 
 
-def write_validation(folder: Path, rng: np.random.Generator, blind: bool, lot: int) -> None:
-    """masked_words.jsonl, and the sheet with drawn pictures and made-up guesses."""
-    (folder / "examples").mkdir(parents=True)
-    words = []
-    for i in range(300):
-        known, helped = rng.random() < 0.4, rng.random() < 0.6
-        words.append({"record": f"r{i // 2}", "place": i % 2, "word": "a" if known else "red",
-                      "predicted": "a" if known else "red" if helped else "blue",
-                      "predicted_shuffled": "a" if known else "red" if rng.random() < 0.2 else "blue"})  # fmt: skip
-    (folder / "masked_words.jsonl").write_text("".join(json.dumps(w) + "\n" for w in words))
-    groups = ["lot"] * lot + ([] if blind else ["helped"] * 6) + ["failed"] * 6
-    examples = [example(folder, i, group, rng) for i, group in enumerate(groups)]
-    sheet = {"images": 40, "captions": 200, "examples": examples}
-    (folder / "examples.json").write_text(json.dumps(sheet))
+def validations(run: Path, change: Any) -> None:
+    """Rewrite the validation rows of metrics.jsonl: `change(row)` edits each."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["kind"] == "validation":
+            change(row)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-def example(folder: Path, number: int, group: str, rng: np.random.Generator) -> dict[str, Any]:
-    scenes = [make_scene("val", n, seed=0, backdrops=6) for n in (number, number + 100)]
-    names = [f"examples/{number:02}.jpg", f"examples/{number:02}-other.jpg"]
-    for scene, name in zip(scenes, names, strict=True):
-        stream = io.BytesIO()
-        draw(scene).save(stream, "JPEG", quality=90)
-        (folder / name).write_bytes(stream.getvalue())
-    text = captions(scenes[0], rng)[0]
-    pieces = [*text.split(), "."]
-    places = [i for i, piece in enumerate(pieces) if piece in COLORS or piece in SHAPES][:2]
-    masked = [guess(pieces[place], place, group, rng) for place in places]
-    return {"group": group, "image": names[0], "record": f"r{number}", "pieces": pieces, "masked": masked,
-            "match": {"own": 0.97 if group != "failed" else 0.31, "false": 0.04, "false_caption": captions(scenes[1], rng)[1]},
-            "picture": names[0], "other_picture": names[1]}  # fmt: skip
+# -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def guess(true: str, place: int, group: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Three made-up guesses with each picture; the first is wrong with the own picture in the group of failures."""
-    words = list(COLORS if true in COLORS else SHAPES)
-    others = [words[i] for i in rng.permutation(len(words)) if words[i] != true]
-    shares = sorted(rng.dirichlet((8, 2, 1, 1)).tolist(), reverse=True)
-    own = [others[0], others[1], others[2]] if group == "failed" else [true, others[0], others[1]]
-    return {"place": place, "true": true, "shown": [None, None, None, "row", true][int(rng.integers(5))],
-            "own": [[w, s] for w, s in zip(own, shares, strict=False)], "own_true": shares[3 if group == "failed" else 0],
-            "other": [[w, s] for w, s in zip(others[:3], shares, strict=False)], "other_true": shares[3]}  # fmt: skip
+def test_the_page_asks_nobody_for_anything(run: Path) -> None:
+    page = Page(write_report(run))
+    assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in page.links)
+    assert "http://" not in page.html and "https://" not in page.html
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", re.sub(r"url\(#plot-\d+\)", "", page.html))
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None and policy.startswith("default-src 'none'")
+
+
+def test_every_place_to_jump_to_is_there_once(run: Path) -> None:
+    page = Page(write_report(run))
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    wanted = {link[1:] for link in page.links if link.startswith("#")} | set(re.findall(r"url\(#([\w-]+)\)", page.html))
+    assert wanted <= set(ids)
+
+
+def test_the_head_tells_what_was_run(run: Path) -> None:
+    text = Page(write_report(run)).flat
+    for told in (
+        "pretrain-tiny",
+        "scenes",
+        f"{STEPS * BATCH:,}",
+        "2:01",
+        "A processor",
+        "2 cores",
+        "float32",
+        "Finished",
+    ):
+        assert told in text
+
+
+def test_figures_stand_beside_what_guessing_gets(run: Path) -> None:
+    text = Page(write_report(run)).flat
+    assert "With its own picture 80.0 %" in text and "With another picture 44.0 %" in text
+    assert "+36.0" in text and "93.0" in text and "a coin gets 50" in text
+    assert "chance 50" in text  # R@10 of one picture in 20
+
+
+def test_the_sheet_shows_picture_caption_guesses_and_matches(run: Path) -> None:
+    page = Page(write_report(run))
+    sheet = json.loads((run / "validation" / "examples.json").read_text())
+    pictures = [a for tag, a in page.tags if tag == "img" and a.get("class") == "picture"]
+    assert len(pictures) == len(sheet["examples"]) == 24
+    assert page.html.count("<article") > 24
+    for example, picture in zip(sheet["examples"], pictures, strict=True):
+        data = base64.b64decode(str(picture["src"]).partition(",")[2])
+        assert data == (run / "validation" / example["picture"]).read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+        assert example["match"]["false_caption"] in page.text
+    for title in ("Drawn by lot", "Where the picture mattered most", "Where it was sure and wrong"):
+        assert title in page.headings
+
+
+def test_right_and_wrong_are_told_by_more_than_colour(run: Path) -> None:
+    page = Page(write_report(run))
+    icons = [a["aria-label"] for _, a in page.tags if a.get("class") == "icon"]
+    chips = [str(a["class"]) for _, a in page.tags if str(a.get("class")).startswith("chip")]
+    assert {"right", "wrong"} == set(icons)
+    assert page.html.count("✓") + page.html.count("✕") == len(icons)
+    assert len([c for c in chips if c == "chip right"]) > 1 < len([c for c in chips if c == "chip wrong"])
+
+
+def test_a_long_run_with_large_pictures_stays_under_two_megabytes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    lines = [r for r in (run / "metrics.jsonl").read_text().splitlines() if '"train"' in r]
+    with open(run / "metrics.jsonl", "a") as handle:
+        for step in range(STEPS + 1, 20_000):
+            row = json.loads(lines[step % len(lines)]) | {"step": step, "pairs": step * BATCH}
+            handle.write(json.dumps(row) + "\n")
+    for picture in (run / "validation" / "examples").iterdir():
+        picture.write_bytes(os.urandom(90_000))
+    assert write_report(run).stat().st_size < 2_000_000
+
+
+def test_what_people_wrote_cannot_become_code(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "<b>run</b>")
+    path = run / "validation" / "examples.json"
+    sheet = json.loads(path.read_text())
+    sheet["examples"][0]["match"]["false_caption"] = '<script>alert(1)</script> & "more"'
+    sheet["examples"][0]["pieces"][0] = "<i>"
+    sheet["examples"][0]["picture"] = "../../../secret.jpg"
+    path.write_text(json.dumps(sheet))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"description": "</style><script>x</script>"}))
+    page = Page(write_report(run))
+    assert "<script>alert" not in page.html and "<script>x" not in page.html and "<b>run" not in page.html
+    assert "<script>alert(1)</script>" in page.text
+    assert len([1 for tag, a in page.tags if tag == "img" and a.get("class") == "picture"]) == 23
+
+
+# -- runs that go on, stopped, or are old ------------------------------------------------------------------------------
+
+
+def test_a_run_that_goes_on(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=100, validations=0)
+    text = Page(write_report(run)).flat
+    assert "25 % done, still going on" in text and "No validation yet" in text
+    assert f"--out {run} --resume" in text
+    assert "25 % done, interrupted" in Page(write_report(run, ended="interrupted")).flat
+
+
+@pytest.mark.parametrize("missing", ["metrics.jsonl", "sessions.jsonl", "validation", "validation/examples.json"])
+def test_a_report_without_some_of_the_files(tmp_path: Path, missing: str) -> None:
+    run = make_run(tmp_path / "run")
+    path = run / missing
+    path.rename(tmp_path / "away")
+    assert "Settings" in Page(write_report(run)).headings
+
+
+def test_lines_cut_off_and_values_that_are_not_finite(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", validations=1)
+    with open(run / "metrics.jsonl", "a") as handle:
+        row = {"kind": "train", "step": STEPS + 1, "pairs": 26000, "loss": float("nan"), "grad_norm": float("inf")}
+        handle.write(json.dumps(row) + "\n")
+        handle.write('{"kind": "train", "step": 402, "pai')
+    page = Page(write_report(run))
+    paths = "".join(str(a.get("d")) for tag, a in page.tags if tag == "path")
+    assert "nan" not in paths and "inf" not in paths
+    assert "NaN" not in page.html and "Infinity" not in page.html
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        write_report(tmp_path)
+    run = make_run(tmp_path / "run")
+    (run / "run.json").write_text('{"format": 1, ')
+    with pytest.raises(CheckpointError, match="damaged"):
+        write_report(run)
+
+
+def test_a_full_disk_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    write_report(run).write_text("the old one")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(MachineError, match="disk is full"):
+        write_report(run)
+    assert (run / "report.html").read_text() == "the old one"
+    assert not list(run.glob("*writing*")) and not list(run.glob(".*writing*"))
+
+
+def test_figures_of_the_best_validation_when_the_last_is_worse(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    validations(run, lambda row: row["figures"].update(itm_accuracy=60.0 + (row["step"] == 200) * 21.5))
+    text = Page(write_report(run)).flat
+    assert f"after {200 * BATCH:,} pairs, where itm_accuracy was best" in text and "81.5" in text
+    assert "95 %:" not in text  # the words at hand are those of the last
+
+
+def test_a_loss_without_weight_is_said_to_be_untrained(tmp_path: Path) -> None:
+    text = Page(write_report(make_run(tmp_path / "run", overrides=["loss.itm=0", "loss.mlm=0"]))).flat
+    assert text.count("Not trained in this run") + text.count("were not trained in this run") == 2
+
+
+# -- the blind model ---------------------------------------------------------------------------------------------------
+
+
+def test_without_a_blind_model_the_page_says_how_to_make_it(run: Path) -> None:
+    page = Page(write_report(run))
+    line = shlex.join(["pixelbert", "train", f"{run}/recipe.yaml", "--data", "data/scenes"])
+    assert f"{line} --out {run}-blind --blind" in page.flat
+    assert (
+        load_recipe(f"{run}/recipe.yaml").model_dump()
+        == load_recipe("pretrain-tiny", [f"schedule.pairs={STEPS * BATCH}", "optim.text.new_lr=0.002"]).model_dump()
+    )  # so the saved recipe repeats every change
+
+
+def test_the_blind_model_beside_the_run_is_found(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    make_run(tmp_path / "run-blind", blind=True)
+    page = Page(write_report(run))
+    assert "Blind model 46.0 %" in page.flat and "+34.0 against the blind model" in page.flat
+    assert "Not quite alike" not in page.flat
+    own = Page(write_report(tmp_path / "run-blind"))
+    assert "blind model" in own.flat and "--blind" not in own.flat.replace(str(tmp_path), "")
+
+
+def test_a_blind_model_may_be_named_and_is_compared_after_as_many_pairs(tmp_path: Path) -> None:
+    run, other = make_run(tmp_path / "run", steps=200, validations=4), make_run(tmp_path / "elsewhere", blind=True)
+    text = Page(write_report(run, blind=other)).flat
+    assert "Blind model 45.0 %" in text and "Not quite alike" not in text  # at half of the run
+
+
+def test_a_blind_model_that_is_not_alike_is_named_as_such(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    make_run(tmp_path / "run-blind", blind=True, steps=100, overrides=["seed=3", "validation.times=1"])
+    text = Page(write_report(run)).flat
+    assert "Not quite alike" in text and "its seed is 3, not 0" in text and "it has seen 6,400 pairs" in text
+    assert "validation.times" not in re.search(r"Not quite alike.*?\.\s", text + " ")[0]  # type: ignore[index]
+
+
+def test_a_run_that_looks_is_no_blind_model(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    make_run(tmp_path / "run-blind")
+    assert "not yet" in Page(write_report(run)).flat
+    with pytest.raises(UsageError, match="not a blind run"):
+        write_report(run, blind=tmp_path / "run-blind")
+
+
+# -- when it is written ------------------------------------------------------------------------------------------------
+
+
+def test_written_on_call_and_at_the_end(tmp_path: Path) -> None:
+    run, notes = make_run(tmp_path / "run", steps=100), list[str]()
+    with reporting(run, notes.append) as report:
+        assert not (run / "report.html").exists()
+        report()
+        (run / "report.html").unlink()
+    assert (run / "report.html").exists() and notes == []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(KeyboardInterrupt(), "interrupted"), (RuntimeError("step 9: not finite"), "step 9: not finite")],
+)
+def test_a_run_that_stops_gets_its_report_and_its_error(tmp_path: Path, error: BaseException, told: str) -> None:
+    run = make_run(tmp_path / "run", steps=100)
+    with pytest.raises(type(error)), reporting(run, print):
+        raise error
+    assert told in Page(run / "report.html").flat
+
+
+def test_a_report_that_fails_stops_no_run(tmp_path: Path) -> None:
+    notes: list[str] = []
+    with reporting(tmp_path / "nothing", notes.append) as report:
+        report()
+    assert len(notes) == 2 and "not a run folder" in notes[0]
+
+
+def test_only_the_main_process_writes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with reporting(run, print, active=False) as report:
+        report()
+    assert not (run / "report.html").exists()
+
+
+def test_a_blind_run_renews_the_report_of_the_run_it_belongs_to(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "not yet" in Page(write_report(run)).flat
+    with reporting(make_run(tmp_path / "run-blind", blind=True), print):
+        pass
+    assert "not yet" not in Page(run / "report.html").flat
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def test_time_and_parts_of_a_resumed_run(tmp_path: Path) -> None:
+    from pixelbert.training.precision import Capability, Precision
+
+    run = make_run(tmp_path / "run", steps=100, validations=0)
+    record_session(run, 60, STEPS, Capability("cpu", "Another processor"), Precision("bfloat16", "float32", "faster"))
+    record = RunRecord.read(run)
+    assert (record.step, record.steps, record.pairs, record.finished) == (100, STEPS, 100 * BATCH, False)
+    assert record.seconds == 30.0
+    text = Page(write_report(run)).flat
+    assert "In 2 parts" in text and "Another processor" in text and "CNN bfloat16, encoder float32" in text
+
+
+def test_a_run_that_told_no_time_has_it_estimated(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", validations=0)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({k: v for k, v in r.items() if k != "seconds"}) + "\n" for r in rows)
+    )
+    assert RunRecord.read(run).seconds == pytest.approx(STEPS * BATCH / rows[-1]["pairs_per_s"])
+    assert "about 1:5" in Page(write_report(run)).flat
+
+
+def test_an_evaluation_is_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "evaluation" / "val").mkdir(parents=True)
+    result = {"model": "best", "images": 1000, "texts": 5000, "exact_images": 0, "date": "2026-01-02",
+              "figures": {"itm_accuracy": 91.25, "dual_t2i_r1": 21.0, "dual_t2i_r10": 64.5}}  # fmt: skip
+    (run / "evaluation" / "val" / "figures.json").write_text(json.dumps(result))
+    text = Page(write_report(run)).flat
+    assert "Evaluated on val" in text and "91.25" in text and "64.5 chance 1 " in text
+
+
+def test_changed_settings_are_told_beside_the_recipe(run: Path) -> None:
+    text = Page(write_report(run)).flat
+    assert re.search(r"Changed from the recipe pretrain-tiny.*schedule\.pairs 30000 25600", text)
+
+
+def test_pieces_become_a_readable_caption() -> None:
+    pieces = ["a", "man", "'", "s", "t", "-", "shirt", "(", "red", ")", "run", "##ning", ",", "fast", ".", "##"]
+    found = tokens({"pieces": pieces, "masked": [{"place": 1}, {"place": 11}]})
+    text = "".join((" " if t["space"] else "") + t["text"] for t in found)
+    assert text.startswith("a man's t-shirt (red) running, fast.")
+    assert [i for i, t in enumerate(found) if t["masked"]] == [1, 11]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(0.0, "0 %"), (0.2, "<1 %"), (0.51, "1 %"), (49.26, "49 %"), (100.0, "100 %")]
+)
+def test_percent(value: float, told: str) -> None:
+    assert percent(value, 0) == told.replace(" ", "\u202f")

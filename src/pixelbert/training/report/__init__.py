@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -220,6 +221,7 @@ def plain(piece: str) -> str:
     return piece.removeprefix("##") if len(piece) > 2 else piece
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pixelbert.training.report", "page"),

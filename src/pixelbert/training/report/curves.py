@@ -26,7 +26,7 @@ def curve_groups(record: RunRecord, blind: RunRecord | None) -> list[dict[str, A
         shown, items = [panel for panel in panels if not panel.empty], []
         columns = 4 if len(shown) % 4 == 0 else 3
         for panel in shown:
-            panel.width = 1080 // columns
+            panel.width = 330 if columns == 3 else 240
             items.append({"panel": panel, "svg": Markup(draw(panel, number))})
             number += 1
         if items:
@@ -46,7 +46,9 @@ def loss_panels(record: RunRecord) -> list[Panel]:
     panels = []
     for name in names:
         title, coin = _LOSSES.get(name, name), [(math.log(2), "a coin")] if name == "itm" else []
-        panels.append(Panel(title, [Curve(title, _points(record.train, name), smoothed=True)], references=coin))
+        panels.append(
+            Panel(title, [Curve(title, _points(record.train, name), smoothed=True)], references=coin, span=0.05)
+        )
     return panels
 
 
@@ -57,9 +59,9 @@ def validation_panels(record: RunRecord, blind: RunRecord | None) -> list[Panel]
              Curve("another picture", _points(rows, "mlm_accuracy_shuffled"), 2, dots=True)]  # fmt: skip
     if blind is not None:
         words.append(Curve("blind model", _points(_figure_rows(blind), "mlm_accuracy"), 3, dots=True, dashed=True))
-    panels = [Panel("Masked words", [c for c in words if c.points], " %")]
+    panels = [Panel("Masked words", [c for c in words if c.points], " %", span=5.0)]
     matches = [Curve("matches", _points(rows, "itm_accuracy"), 1, dots=True)]
-    panels.append(Panel("Matches", matches, " %", references=[(50.0, "a coin")]))
+    panels.append(Panel("Matches", matches, " %", references=[(50.0, "a coin")], span=5.0))
     for scoring, how in (("itm", "match score"), ("rerank", "re-ranked"), ("dual", "pooled vectors")):
         ranks = [(f"R@{k}", _points(rows, f"{scoring}_t2i_r{k}"), colour) for colour, k in ((1, 10), (2, 5), (3, 1))]
         found = [Curve(name, points, colour, dots=True) for name, points, colour in ranks if points]

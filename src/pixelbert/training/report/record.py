@@ -130,7 +130,8 @@ class RunRecord:
     @cached_property
     def words(self) -> list[Row]:
         """The masked words of the last validation, one by one."""
-        return read_lines(self.path / "validation" / "masked_words.jsonl")
+        rows = read_lines(self.path / "validation" / "masked_words.jsonl")
+        return [r for r in rows if r.keys() >= {"record", "word", "predicted", "predicted_shuffled"}]
 
     @cached_property
     def sheet(self) -> dict[str, Any]:

@@ -39,13 +39,18 @@ def _changed(record: RunRecord, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _setting(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
+    """A value as people write it."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list) and value else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_setting(v)}" for k, v in value.items() if v is not None)
+    if isinstance(value, list) and value:
+        return ("; " if isinstance(value[0], dict) else ", ").join(map(_setting, value))
+    return "none" if value in ([], "") else str(value)
 
 
 def weight_rows(reports: dict[str, Any]) -> list[dict[str, Any]]:

@@ -44,7 +44,8 @@ class Panel:
     references: list[tuple[float, str]] = field(default_factory=list)
     log: bool = False
     zero: bool = False  # the axis begins at zero
-    width: int = 360  # SVG units
+    span: float = 0.0  # the least that the axis covers, so that a flat curve looks flat
+    width: int = 330  # SVG units
 
     @property
     def empty(self) -> bool:
@@ -82,9 +83,10 @@ class Panel:
             return low * 0.9, high * 1.1 if high > low else high * 10
         if self.zero:
             low = min(low, 0.0)
-        if high <= low:
-            pad = abs(high) * 0.1 or 1.0
-            return (low if self.zero else low - pad), high + pad
+        short = max(self.span, abs(high) * 1e-3 or 1.0) - (high - low)
+        if short > 0:
+            below = 0.0 if self.zero else min(short / 2, low) if low >= 0 else short / 2
+            low, high = low - below, high + short - below
         margin = 0.06 * (high - low)
         return (low if self.zero and low == 0 else low - margin), high + margin
 
@@ -241,7 +243,7 @@ def _axes(panel: Panel, scale: _Scale) -> list[str]:
         y = scale((0, value))[1]
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{scale.right}"/>')
         parts.append(_text(_LEFT - 7, y + 3.5, number(value, near), "end"))
-    along = ticks(*scale.x, most=6 if panel.width > 300 else 4)
+    along = ticks(*scale.x, most=6 if panel.width > 300 else 5)
     return parts + [_text(scale((pairs, scale.y[0]))[0], HEIGHT - 6, number(pairs), "middle") for pairs in along]
 
 
