@@ -158,6 +158,7 @@ def train(
     """Train a recipe; --resume continues to the same bits."""
     from pixelbert.training.loop import train as call
 
+    _without_bars()
     call(recipe, data, out, from_run=from_run, resume=resume, overrides=overrides or (), blind=blind)
 
 
@@ -177,6 +178,7 @@ def evaluate(
     """Scores of a run on held-out data, and a file with every record, in RUN/evaluation/SPLIT."""
     from pixelbert.training.evaluate import evaluate as call
 
+    _without_bars()
     result = call(
         run,
         data,
@@ -223,6 +225,7 @@ def quickstart(
     """Draw scenes, train the tiny size on them, report: minutes on a CPU, no download."""
     from pixelbert.bench.quickstart.story import run_quickstart
 
+    _without_bars()
     run_quickstart(out, seed=seed, keep=not tidy)
 
 
@@ -373,6 +376,13 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console()
+
+
+def _without_bars() -> None:
+    """No bars of transformers for each file it saves or loads: they would stand between our own lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _print_json(value: Any) -> None:

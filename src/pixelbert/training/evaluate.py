@@ -13,7 +13,7 @@ import yaml
 
 import pixelbert
 from pixelbert.data.records import PreparedData
-from pixelbert.errors import CheckpointError, DataError
+from pixelbert.errors import CheckpointError, DataError, UsageError, nearest
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.model.weights import load_pretrained
@@ -81,6 +81,8 @@ def evaluate(
 
 def load_run(run: Path, model: str = "best") -> tuple[Recipe, PixelBertForPreTraining, PixelBertProcessor]:
     """A run's recipe, trained model (in evaluation mode) and processor. Raises CheckpointError when one is missing."""
+    if model not in ("best", "last"):
+        raise UsageError(f"model is '{model}'; {nearest(model, ('best', 'last'))}")
     source = run / "last" if model == "last" else run
     if not (run / "recipe.yaml").is_file():
         raise CheckpointError(f"{run}: not a run folder (no recipe.yaml)")
