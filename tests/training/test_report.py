@@ -235,7 +235,8 @@ def test_figures_of_the_best_validation_when_the_last_is_worse(tmp_path: Path) -
 
 
 def test_a_loss_without_weight_is_said_to_be_untrained(tmp_path: Path) -> None:
-    text = Page(write_report(make_run(tmp_path / "run", overrides=["loss.itm=0", "loss.mlm=0"]))).flat
+    changes = ["contrastive_size=8", "loss.contrastive=1", "loss.itm=0", "loss.mlm=0"]
+    text = Page(write_report(make_run(tmp_path / "run", overrides=changes))).flat
     assert text.count("Not trained in this run") + text.count("were not trained in this run") == 2
 
 
@@ -382,3 +383,32 @@ def test_pieces_become_a_readable_caption() -> None:
 )
 def test_percent(value: float, told: str) -> None:
     assert percent(value, 0) == told.replace(" ", "\u202f")
+
+
+# -- a real run --------------------------------------------------------------------------------------------------------
+
+
+def test_training_leaves_a_report(tmp_path: Path) -> None:
+    """The smallest run there is: drawn scenes, two steps, a validation after each; then its blind model."""
+    from pixelbert.bench.quickstart.scenes import draw_scenes
+    from pixelbert.data.prepare import prepare
+    from pixelbert.training.loop import train
+
+    draw_scenes(tmp_path / "scenes", train=8, val=6, test=0)
+    prepare("karpathy", [tmp_path / "scenes" / "dataset_scenes.json"], tmp_path / "data")
+    changes = [
+        *("schedule.pairs=16", "optim.batch_size=8", "optim.micro_batch=8", "validation.times=2", "image.square=32"),
+        *("text.vocab_size=80", "validation.captions_per_image=2", "validation.exact_images=3", "train.trackers=[]"),
+    ]
+    run = tmp_path / "run"
+    train("pretrain-tiny", tmp_path / "data", run, overrides=changes)
+    page = Page(run / "report.html")
+    assert "Finished" in page.flat and "16" in page.flat and "not yet" in page.flat
+    assert len([1 for tag, a in page.tags if tag == "img" and a.get("class") == "picture"]) == 6  # each image once
+    assert "Masked-word loss" in page.headings and "Learning rates" in page.headings
+    line = next(line for line in page.html.splitlines() if "--blind" in line)
+    words = shlex.split(re.sub(r"<.*?>", "", line))
+    assert words[:2] == ["pixelbert", "train"] and words[-1] == "--blind"
+    train(words[2], words[4], words[6], blind=True)  # as the page says
+    assert "Blind model" in Page(run / "report.html").flat and "not yet" not in Page(run / "report.html").flat
+    assert "Not quite alike" not in Page(run / "report.html").flat

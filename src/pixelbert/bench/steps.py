@@ -116,7 +116,9 @@ def _batch(size: Size, vocabulary: int, device: Any) -> dict[str, Any]:
     match = torch.arange(texts) % 2
     labels[match == 0] = -100
     batch = {
-        "pixel_values": torch.randint(0, 256, (size.images, 3, size.height, size.width), generator=draw).to(torch.uint8),
+        "pixel_values": torch.randint(
+            0, 256, (size.images, 3, size.height, size.width), generator=draw, dtype=torch.uint8
+        ),
         "image_sizes": torch.tensor([[size.height, size.width]] * size.images),
         "image_of_text": torch.arange(texts) // size.texts_per_image,
         "input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "match": match,

@@ -7,7 +7,7 @@ of an endless stream of shuffled epochs, so to resume is to go to step k.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -183,7 +183,7 @@ class _Planned(Dataset[Batch]):
             return {"error": error}
 
 
-def loader(build: Callable[[Plan], Batch], sampler: StepSampler, workers: int) -> Iterator[Batch]:
+def loader(build: Callable[[Plan], Batch], sampler: StepSampler, workers: int) -> Generator[Batch, None, None]:
     """Batches in the sampler's order; the same for any number of workers."""
     data = DataLoader(
         _Planned(build),

@@ -6,7 +6,7 @@ on the command line changes one setting by its dotted name.
 
 from __future__ import annotations
 
-import types
+import logging
 import typing
 from collections.abc import Sequence
 from importlib import resources
@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pixelbert.errors import UsageError, nearest
+
+_log = logging.getLogger("pixelbert")
 
 
 class Section(BaseModel):
@@ -28,21 +30,24 @@ class Section(BaseModel):
 class Backbone(Section):
     name: str = "resnet50"
     weights: str | None = None  # a source of model/weights.py; None = random
+    statistics: str = "auto"  # mean, std and channel order of the CNN's own training: those of the weights, or named
     output: Literal["stage", "head"] = "stage"
     norm: Literal["frozen", "train", "sync"] = "frozen"
-    frozen_stages: int = 1  # stem and first stage
+    frozen_stages: int = Field(default=1, ge=-1)  # stem and first stage
 
 
 class Text(Section):
     weights: str | None = "bert-base-uncased"
     vocab: str | None = None  # vocab.txt or a source; None = that of the weights, or trained on the data's own texts
-    vocab_size: int = 2000  # when trained on the data's own texts
-    max_length: int = 32
-    dropout: float = 0.1
-    hidden_size: int = 768  # the four sizes matter only for random weights
-    layers: int = 12
-    heads: int = 12
-    intermediate_size: int = 3072
+    vocab_size: int = Field(default=2000, gt=5)  # when trained on the data's own texts
+    max_length: int = Field(default=32, ge=3)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    hidden_size: int = Field(default=768, gt=0)  # the four sizes matter only for random weights
+    layers: int = Field(default=12, gt=0)
+    heads: int = Field(default=12, gt=0)
+    intermediate_size: int = Field(default=3072, gt=0)
+    activation: Literal["gelu", "relu"] | None = None  # None = that of the weights; GELU for random ones
+    type_embedding: bool = True  # False: s_w is zero, as the paper leaves it out
     freeze_embeddings: bool = False  # word, position and type rows stay as loaded (speed; beyond the paper)
 
 
@@ -51,87 +56,104 @@ class Visual(Section):
     projection: Literal["linear", "conv3x3"] = "linear"
     layer_norm: bool = False
     position: Literal["none", "sine2d", "learned2d"] = "none"
-    dropout: float = 0.0
-    num_sampled_pixels: int = 100  # 0 = all
+    type_embedding_init: Literal["bert", "random"] = "bert"  # s_v starts as BERT's type-1 row
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    num_sampled_pixels: int = Field(default=100, ge=0)  # 0 = all
 
 
 class Image(Section):
-    shorter: int | None = 800
-    longer: int | None = 1333
-    square: int | None = None  # squeeze to N x N instead
+    shorter: int | None = Field(default=800, gt=0)
+    longer: int | None = Field(default=1333, gt=0)
+    square: int | None = Field(default=None, gt=0)  # squeeze to N x N instead
+    size_divisor: int = Field(default=64, ge=1)  # images of different sizes are padded to a multiple
     augment: Literal["none", "crop", "crop-colour"] = "none"  # beyond the paper; never a flip: "left" stays left
-    crop_scale: float = Field(0.6, gt=0, le=1)  # smallest share of the area that a crop keeps
+    crop_scale: float = Field(default=0.6, gt=0, le=1)  # smallest share of the area that a crop keeps
 
 
 class Mlm(Section):
-    probability: float = Field(0.15, gt=0, lt=1)
+    probability: float = Field(default=0.15, gt=0, lt=1)
     whole_word: bool = False
     on_negatives: bool = False
 
 
 class Itm(Section):
-    negative_ratio: float = Field(0.5, gt=0, lt=1)
-    hard_share: float = Field(0.0, ge=0, le=1)  # of the negatives, chosen by the pooled vectors
+    negative_ratio: float = Field(default=0.5, gt=0, lt=1)
+    hard_share: float = Field(default=0.0, ge=0, le=1)  # of the negatives, chosen by the pooled vectors
 
 
 class Loss(Section):
-    mlm: float = 1.0
-    itm: float = 1.0
-    contrastive: float = 0.0  # beyond the paper
+    mlm: float = Field(default=1.0, ge=0)
+    itm: float = Field(default=1.0, ge=0)
+    contrastive: float = Field(default=0.0, ge=0)  # beyond the paper
 
 
 class Data(Section):
-    texts_per_image: int = Field(4, ge=1)
-    train_splits: list[str] = ["train"]
+    texts_per_image: int = Field(default=4, ge=1)
+    train_splits: list[str] = Field(default=["train"], min_length=1)
     val_split: str = "val"
-    workers: int = 2
+    workers: int = Field(default=2, ge=0)
 
 
 class CnnOptimizer(Section):
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 1e-2
-    weight_decay: float = 5e-4
-    momentum: float = 0.9
+    lr: float = Field(default=1e-2, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
 
 
 class TextOptimizer(Section):
-    lr: float = 1e-4
-    new_lr: float | None = None  # of modules without pretrained weights; None = lr
-    weight_decay: float = 1e-2
+    lr: float = Field(default=1e-4, ge=0)
+    new_lr: float | None = Field(default=None, ge=0)  # of modules without pretrained weights; None = lr
+    weight_decay: float = Field(default=1e-2, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-6
+    eps: float = Field(default=1e-6, gt=0)
 
 
 class Optim(Section):
     cnn: CnnOptimizer = CnnOptimizer()
     text: TextOptimizer = TextOptimizer()
+    cnn_params: Literal["backbone", "visual"] = "backbone"  # visual: the projection of pixels learns like the CNN too
     no_decay: bool = True  # biases and norms without weight decay
-    clip_norm: float = 10.0
-    batch_size: int = 4096  # pairs a step, over all devices
-    micro_batch: int = 64  # pairs a forward pass on one device
+    clip_norm: float = Field(default=10.0, gt=0)  # of all gradients together
+    batch_size: int = Field(default=4096, gt=0)  # pairs a step, over all devices
+    micro_batch: int = Field(default=64, gt=0)  # pairs a forward pass on one device
     scale_lr: bool = True  # linearly, when batch_size is changed from the recipe's own
 
 
 class Schedule(Section):
-    epochs: float | None = 40
-    pairs: int | None = None  # instead of epochs: pairs seen
-    warmup_steps: int = 1000
-    warmup_start: float = 1 / 3
+    epochs: float | None = Field(default=40, gt=0)
+    pairs: int | None = Field(default=None, gt=0)  # instead of epochs: pairs seen
+    warmup_steps: int = Field(default=1000, ge=0)
+    warmup_start: float = Field(default=1 / 3, ge=0, le=1)
     decay: Literal["milestones", "linear", "cosine"] = "milestones"
     milestones: list[float] = [25, 35]  # epochs
-    factor: float = 0.1
-    decay_from: float = 0.0  # share of the run where linear or cosine decay begins
+    factor: float = Field(default=0.1, ge=0)
+    decay_from: float = Field(default=0.0, ge=0, lt=1)  # share of the run where linear or cosine decay begins
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pairs_instead_of_epochs(cls, values: Any) -> Any:
+        """Whoever names pairs alone need not unset the epochs."""
+        if isinstance(values, dict) and values.get("pairs") is not None and "epochs" not in values:
+            return {**values, "epochs": None}
+        return values
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Schedule:
+        if (self.epochs is None) == (self.pairs is None):
+            raise ValueError("give either epochs or pairs")
+        return self
 
 
 class Phase(Section):
     """What changes until a share of the run is over; unset values are the recipe's."""
 
-    until: float = Field(1.0, gt=0, le=1)
+    until: float = Field(default=1.0, gt=0, le=1)
     loss: Loss | None = None
-    frozen_stages: int | None = None
-    hard_share: float | None = None
-    lr_scale: float = 1.0
-    num_sampled_pixels: int | None = None
+    frozen_stages: int | None = Field(default=None, ge=-1)
+    hard_share: float | None = Field(default=None, ge=0, le=1)
+    lr_scale: float = Field(default=1.0, ge=0)
+    num_sampled_pixels: int | None = Field(default=None, ge=0)
 
 
 class Train(Section):
@@ -139,21 +161,21 @@ class Train(Section):
     gradient_checkpointing: bool = False
     keep_frozen_features: bool = False  # compute the CNN's frozen part once (one image size, no augmentation)
     features_folder: str | None = None  # where they are kept; None = in the run folder
-    length_chunks: int = Field(1, ge=1)  # texts of a batch in groups of like length: less padding (CPU)
-    save_minutes: float = 10.0
-    save_steps: int | None = None
-    keep_checkpoints: int = 2
-    log_steps: int = 10
+    length_chunks: int = Field(default=1, ge=1)  # texts of a batch in groups of like length: less padding (CPU)
+    save_minutes: float = Field(default=10.0, ge=0)
+    save_steps: int | None = Field(default=None, gt=0)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    log_steps: int = Field(default=10, gt=0)
     trackers: list[str] = ["tensorboard"]
 
 
 class Validation(Section):
-    times: int = 4  # during the run, evenly spread; the last at the end
-    images: int = 0  # 0 = all of the split
-    captions_per_image: int = 5
-    exact_images: int = 20  # images whose captions are all scored by ITM against all of them
-    select_on: str = "itm_accuracy"
-    batch_size: int = 256
+    times: int = Field(default=4, ge=0)  # during the run, evenly spread; the last at the end
+    images: int = Field(default=0, ge=0)  # the first of the split; 0 = all
+    captions_per_image: int = Field(default=5, ge=1)
+    exact_images: int = Field(default=20, ge=0)  # images whose captions are all scored by ITM against all of them
+    select_on: str = "itm_accuracy"  # the figure whose highest value makes the best model
+    batch_size: int = Field(default=256, gt=0)
     seed: int = 1234
 
 
@@ -172,7 +194,7 @@ class Recipe(Section):
     text: Text = Text()
     visual: Visual = Visual()
     image: Image = Image()
-    contrastive_size: int = 0
+    contrastive_size: int = Field(default=0, ge=0)  # width of the pooled vectors; 0 = none
     mlm: Mlm = Mlm()
     itm: Itm = Itm()
     loss: Loss = Loss()
@@ -184,6 +206,32 @@ class Recipe(Section):
     validation: Validation = Validation()
     blind: bool = False  # every image replaced by a constant
 
+    @model_validator(mode="after")
+    def _complete_phases(self) -> Recipe:
+        """Loss weights that a phase leaves unset are the recipe's."""
+        for phase in self.phases:
+            if phase.loss is not None:
+                unset = {name: value for name, value in self.loss if name not in phase.loss.model_fields_set}
+                phase.loss = Loss(**dict(phase.loss) | unset)
+        return self
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Recipe:
+        untils = [phase.until for phase in self.phases]
+        if sorted(set(untils)) != untils:
+            raise ValueError(f"the phases' `until` must grow, not {', '.join(map(str, untils))}")
+        losses = [self.loss, *(phase.loss for phase in self.phases if phase.loss)]
+        hard = [self.itm.hard_share, *(phase.hard_share or 0.0 for phase in self.phases)]
+        if not all(loss.mlm or loss.itm or loss.contrastive for loss in losses):
+            raise ValueError("at least one loss needs a weight")
+        if not self.contrastive_size and (any(loss.contrastive for loss in losses) or any(hard)):
+            raise ValueError("the contrastive loss and hard negatives need contrastive_size, their vectors' width")
+        if self.mlm.on_negatives and any(hard):
+            raise ValueError("mlm.on_negatives and hard negatives do not go together: those are chosen after masking")
+        if self.image.square is None and self.image.shorter is None:
+            raise ValueError("image needs `square`, or `shorter` (with `longer` at most)")
+        return self
+
 
 def recipe_names() -> list[str]:
     """The names of the recipes that come with the package."""
@@ -191,28 +239,39 @@ def recipe_names() -> list[str]:
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name or file, with `key=value` changes.
+def load_recipe(name: str | Path | Recipe, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name or file, or a copy of a recipe, with `key=value` changes.
 
-    Raises UsageError for an unknown recipe, key or value, with the nearest name.
+    A changed optim.batch_size scales the rates that are not given too, and says so. Raises UsageError for an unknown
+    recipe, key or value, with the nearest name.
     """
-    values = _read(str(name))
-    base_batch = _lookup(values, "optim.batch_size") or Optim().batch_size
+    given = isinstance(name, Recipe)
+    values = name.model_dump(mode="json") if isinstance(name, Recipe) else _read(str(name))
+    shown = name.name or "recipe" if isinstance(name, Recipe) else str(name)
+    before = None if given and not overrides else _validate(values, shown)
     for override in overrides:
         _override(values, override)
-    recipe = _validate(values, str(name))
-    if recipe.optim.scale_lr and recipe.optim.batch_size != base_batch:
-        _scale_rates(recipe, recipe.optim.batch_size / base_batch)
+    recipe = _validate(values, shown)
+    if before is not None and recipe.optim.scale_lr and recipe.optim.batch_size != before.optim.batch_size:
+        _scale_rates(recipe, before.optim.batch_size, {override.partition("=")[0] for override in overrides})
     return recipe
 
 
-def _scale_rates(recipe: Recipe, factor: float) -> None:
-    """Rates grow with the batch (linear rule); the run's report shows what came of it."""
-    recipe.optim.cnn.lr *= factor
-    recipe.optim.text.lr *= factor
-    if recipe.optim.text.new_lr is not None:
-        recipe.optim.text.new_lr *= factor
-    recipe.optim.scale_lr = False  # done: the saved recipe holds the scaled rates
+def _scale_rates(recipe: Recipe, own_batch: int, given: set[str]) -> None:
+    """Rates grow with the batch (linear rule), except those `given` on the command line."""
+    optim = recipe.optim
+    factor, scaled = optim.batch_size / own_batch, []
+    for group, name in (("cnn", "lr"), ("text", "lr"), ("text", "new_lr")):
+        section, key = getattr(optim, group), f"optim.{group}.{name}"
+        rate = getattr(section, name)
+        if rate is not None and key not in given:
+            setattr(section, name, rate * factor)
+            scaled.append(f"{key} is now {rate * factor:.4g}")
+    if scaled:
+        _log.warning(
+            "optim.batch_size is %d instead of the recipe's %d: %s (optim.scale_lr=false leaves the rates alone)",
+            optim.batch_size, own_batch, ", ".join(scaled),
+        )  # fmt: skip
 
 
 def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -250,55 +309,97 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _lookup(values: dict[str, Any], dotted: str) -> Any:
-    for part in dotted.split("."):
-        values = values.get(part, {}) if isinstance(values, dict) else {}
-    return values or None
-
-
 def _override(values: dict[str, Any], override: str) -> None:
-    """Apply one `a.b=value`; the value is YAML."""
+    """Apply one `a.b=value`; the value is YAML. Of schedule.epochs and schedule.pairs the last one given holds."""
     key, sign, text = override.partition("=")
     if not sign:
         raise UsageError(f"'{override}': a change to the recipe is written key=value")
-    *path, last = key.split(".")
     _check_key(key)
-    for part in path:
-        values = values.setdefault(part, {})
     try:
-        values[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"'{override}': the value is not valid YAML") from error
+    *path, last = key.split(".")
+    section = values
+    for part in path:
+        if not isinstance(section.get(part), dict):
+            section[part] = {}
+        section = section[part]
+    section[last] = _merge(section.get(last) or {}, value) if _is_section(key) and isinstance(value, dict) else value
+    if key in ("schedule.epochs", "schedule.pairs") and value is not None:
+        section[{"epochs": "pairs", "pairs": "epochs"}[last]] = None
 
 
-def _sections(annotation: Any) -> type[BaseModel] | None:
-    """The section class inside an annotation such as `Loss | None`."""
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section class inside an annotation such as `Loss | None` or `list[Phase]`."""
+    options = typing.get_args(annotation) or (annotation,)
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
 
 def setting_names(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
-    """All dotted setting names."""
+    """All dotted setting names; a list of sections is one setting."""
     names = []
     for name, field in section.model_fields.items():
-        inner = _sections(field.annotation)
+        inner = None if typing.get_origin(field.annotation) is list else _section_of(field.annotation)
         names += setting_names(inner, f"{prefix}{name}.") if inner else [prefix + name]
     return names
 
 
+def _is_section(key: str) -> bool:
+    return any(name.startswith(f"{key}.") for name in setting_names())
+
+
 def _check_key(key: str) -> None:
     names = setting_names()
-    if key not in names and not any(n.startswith(f"{key}.") for n in names):
-        raise UsageError(f"no setting '{key}' in a recipe; {nearest(key, names)}")
+    if key not in names and not _is_section(key):
+        raise UsageError(f"no setting '{key}' in a recipe; {_nearest_setting(key, names)}")
+
+
+def _nearest_setting(key: str, names: Sequence[str]) -> str:
+    """The nearest dotted name; of a bare name also where it belongs: `lr` -> optim.cnn.lr, optim.text.lr."""
+    ends = [name for name in names if name.endswith(f".{key}")]
+    return f"did you mean {' or '.join(repr(name) for name in ends)}?" if ends else nearest(key, names)
 
 
 def _validate(values: dict[str, Any], name: str) -> Recipe:
+    """Raises UsageError that names the first wrong setting, with the nearest valid name or value."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = setting_names()
-            raise UsageError(f"{name}: no setting '{key}' in a recipe; {nearest(key, known)}") from error
-        raise UsageError(f"{name}: {key} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+    place, given = [str(part) for part in first["loc"]], first["input"]
+    key, reason = ".".join(place), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        raise UsageError(f"{name}: no setting '{key}' in a recipe; {_nearest_setting(*_known(place))}")
+    if first["type"] == "literal_error":
+        valid = [choice for choice in _choices(place) if isinstance(choice, str)]
+        raise UsageError(f"{name}: {key} is {given!r}; {nearest(str(given), valid)}")
+    if first["type"] == "value_error":
+        raise UsageError(f"{name}: {key + ': ' if key else ''}{reason}")
+    raise UsageError(f"{name}: {key} is {given!r}: {reason[0].lower()}{reason[1:]}")
+
+
+def _known(place: Sequence[str]) -> tuple[str, list[str]]:
+    """An unknown name as far as it can be compared, and the names beside it."""
+    for depth, part in enumerate(place):
+        if part.isdigit():  # inside of a list of sections
+            inner = _section_of(Recipe.model_fields[place[0]].annotation)
+            assert inner is not None
+            return ".".join(place[depth + 1 :]), setting_names(inner)
+    return ".".join(place), setting_names()
+
+
+def _choices(place: Sequence[str]) -> tuple[Any, ...]:
+    """The values that the setting at this place takes."""
+    section: type[BaseModel] = Recipe
+    for part in place:
+        field = section.model_fields.get(part)
+        if field is None:  # a place in a list, or a branch of an `x | None`
+            continue
+        inner = _section_of(field.annotation)
+        if inner is None:
+            branches = typing.get_args(field.annotation)
+            nested = [value for branch in branches for value in typing.get_args(branch)]
+            return (*branches, *nested)
+        section = inner
+    return ()

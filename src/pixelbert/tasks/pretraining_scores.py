@@ -162,8 +162,8 @@ class HeldOut:
                 output = self.model.pixelbert(
                     ids, attention_mask=self._mask_of(chosen), grid=self._grid_of(images[rows])
                 )
-                logits = self.model.itm_head(output.last_hidden_state[:, 0]).double()
-            scores[rows] = (logits[:, 1] - logits[:, 0]).cpu().numpy()
+                logits = self.model.itm_head(output.last_hidden_state[:, 0]).float().cpu().double()
+            scores[rows] = (logits[:, 1] - logits[:, 0]).numpy()
         return scores
 
     # -- retrieval ---------------------------------------------------------------------------------------------------
@@ -237,6 +237,18 @@ def stack_grids(parts: Sequence[Grid]) -> Grid:
 def word_accuracy(rows: Sequence[dict[str, Any]], key: str = "predicted") -> float:
     """Percent of masked places filled right."""
     return 100.0 * sum(row[key] == row["word"] for row in rows) / max(1, len(rows))
+
+
+def figure_names(exact: bool, pooled: bool, shortlist: bool = False) -> list[str]:
+    """The names of the figures that `validate` gives, with and without its three options."""
+    names = ["mlm_accuracy", "mlm_accuracy_shuffled", "itm_accuracy", "mlm_gain_shuffled"]
+    for name, wanted, directions in (
+        ("itm", exact, ("t2i", "i2t")),
+        ("dual", pooled, ("t2i", "i2t")),
+        ("rerank", pooled and shortlist, ("t2i",)),
+    ):
+        names += [f"{name}_{direction}_r{k}" for direction in directions for k in (1, 5, 10) if wanted]
+    return names
 
 
 def validate(

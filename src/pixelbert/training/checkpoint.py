@@ -12,102 +12,44 @@ A run folder:
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pixelbert.errors import CheckpointError, MachineError
+from pixelbert.errors import CheckpointError
+from pixelbert.training.files import disk_full, is_disk_full, sync_file, write_file, write_folder
 
 _STEP = re.compile(r"step-(\d{8})")
 
 
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make the folder `path` whole: `fill` writes into a temporary one beside it, which is then renamed.
-
-    Raises MachineError when the disk is full; whatever was at `path` before is then untouched.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        fill(temporary)
-        _sync(temporary)
-        old = path.with_name(f".{path.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except Exception as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise _disk_error(error, path) from error
-
-
-def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a file whole or not at all: `fill` writes a temporary one. Raises MachineError when the disk is full."""
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        fill(temporary)
-        os.replace(temporary, path)
-    except Exception as error:
-        temporary.unlink(missing_ok=True)
-        raise _disk_error(error, path) from error
-
-
-def write_file(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises MachineError when the disk is full."""
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with open(temporary, "w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _disk_error(error, path) from error
-
-
-def _disk_error(error: Exception, path: Path) -> Exception:
-    """A full disk, in whatever words the writing library told it, as one sentence; other errors as they are."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    text = str(error)
-    if full or "No space left" in text or "enforce fail at" in text or "os error 28" in text:
-        return MachineError(f"{path}: the disk is full; free some space, then go on with --resume (nothing was lost)")
-    return error
-
-
-def _sync(folder: Path) -> None:
-    """Force a folder's files to the disk before it is renamed."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            handle = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def save_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the training state at a step; then drop all but the newest `keep` checkpoints."""
-    path = run / "checkpoints" / f"step-{step:08d}"
+    """Write the training state at a step; then drop all but the newest `keep`, and any of later steps.
+
+    Those of later steps were damaged, or the run would have gone on from them. Raises MachineError on a full disk.
+    """
+    path = checkpoint_path(run, step)
 
     def fill(folder: Path) -> None:
         torch.save(state, folder / "state.pt")
         (folder / "sha256").write_text(_digest(folder / "state.pt"))
 
     write_folder(path, fill)
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    found = checkpoints(run)
+    place = found.index(path)
+    for other in found[: max(0, place + 1 - keep)] + found[place + 1 :]:
+        shutil.rmtree(other, ignore_errors=True)
     return path
 
 
@@ -117,10 +59,10 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if _STEP.fullmatch(p.name)) if folder.is_dir() else []
 
 
-def load_checkpoint(run: Path) -> tuple[int, dict[str, Any]] | None:
+def load_checkpoint(run: Path, note: Callable[[str], None] | None = None) -> tuple[int, dict[str, Any]] | None:
     """The newest checkpoint that can be read: (step, state); None when the run has none.
 
-    Raises CheckpointError when the newest is damaged and no older one is whole.
+    note: told of each damaged one that is passed over. Raises CheckpointError when none can be read.
     """
     found = checkpoints(run)
     for path in reversed(found):
@@ -128,32 +70,45 @@ def load_checkpoint(run: Path) -> tuple[int, dict[str, Any]] | None:
             if (path / "sha256").read_text() != _digest(path / "state.pt"):
                 raise ValueError("its checksum differs")
             state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        except Exception:
+        except Exception as error:
+            if note is not None:
+                note(f"{path}: damaged ({_first_line(error)}); looking for an older checkpoint")
             continue
-        return int(_STEP.fullmatch(path.name)[1]), state  # type: ignore[index]
+        return int(path.name.removeprefix("step-")), state
     if found:
         raise CheckpointError(f"{found[-1]}: damaged, and there is no older checkpoint to go back to")
     return None
 
 
-def load_state(module: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Put weights into a module. Raises CheckpointError when they are of another shape."""
+def restore(
+    run: Path, step: int, state: dict[str, Any], model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> float | None:
+    """Put a checkpoint's state into model and optimizers; returns the best value so far.
+
+    Raises CheckpointError when it is of another shape.
+    """
+    path = checkpoint_path(run, step)
     try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        first = next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
-        raise CheckpointError(f"{path}: a checkpoint of another shape: {first}") from error
+        model.load_state_dict(state["model"])
+        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        best: float | None = state["best"]
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[1] if len(lines) > 1 else _first_line(error)
+        raise CheckpointError(f"{path}: a checkpoint of another shape: {reason}") from error
+    return best
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 def _digest(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(handle)
-
-
-def _slow(handle: Any) -> str:
     digest = hashlib.sha256()
-    while block := handle.read(1 << 20):
-        digest.update(block)
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -161,31 +116,45 @@ class MetricsFile:
     """`metrics.jsonl`: one line a step or validation. On resume, lines after the checkpoint's step are dropped.
 
     Each line gets `seconds`: the run's time so far, over all its parts, without the steps that a resume does again.
+    `writes` is False on all processes but the main one.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self.before, self.begun = 0.0, time.monotonic()
-        lines = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                    if row["step"] <= step:
-                        lines.append(line)
-                        self.before = row.get("seconds", self.before)
-                except (ValueError, KeyError):
-                    continue  # cut off by a kill
-        write_file(path, "".join(line + "\n" for line in lines))
+    def __init__(self, path: Path, step: int, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        kept = [row for row in self.rows() if row.get("step", step + 1) <= step]
+        self.before, self.begun = float(kept[-1].get("seconds", 0.0)) if kept else 0.0, time.monotonic()
+        if writes:
+            write_file(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, **values: Any) -> None:
         """Append a line; raises MachineError on a full disk."""
+        if not self.writes:
+            return
         values["seconds"] = round(self.before + time.monotonic() - self.begun, 2)
         try:
             with open(self.path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(values) + "\n")
         except OSError as error:
-            raise _disk_error(error, self.path) from error
+            if is_disk_full(error):
+                raise disk_full(self.path) from error
+            raise
+
+    def sync(self) -> None:
+        """Force the lines to the disk: a checkpoint must not outlive them."""
+        sync_file(self.path)
 
     def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        """All lines; one that a kill or a full disk cut off is left out."""
+        rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
+        return rows
+
+    def last_figures(self) -> dict[str, float]:
+        """Those of the last validation, {} when there was none."""
+        return next((row["figures"] for row in reversed(self.rows()) if row.get("kind") == "validation"), {})

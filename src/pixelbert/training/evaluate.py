@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ from pixelbert.model.weights import load_pretrained
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.pretraining_scores import HeldOut, validate, word_accuracy
 from pixelbert.training import precision
-from pixelbert.training.checkpoint import write_folder
+from pixelbert.training.files import write_folder
 from pixelbert.training.progress import PairProgress
 from pixelbert.training.run_folder import word_lines
 from pixelbert.training.setup import pretraining_batches
@@ -65,10 +65,11 @@ def evaluate(
         figures["mlm_accuracy_blind"] = word_accuracy(blind_words)
         figures["mlm_gain_blind"] = figures["mlm_accuracy"] - figures["mlm_accuracy_blind"]
     result = {
-        "run": folder.name, "model": model, "data": prepared.folder.name, "split": split, "images": len(held_out.images),
-        "texts": len(held_out.records), "exact_images": exact_images, "shortlist": shortlist, "figures": figures,
+        "run": folder.name, "model": model, "data": prepared.folder.name, "split": split,
+        "images": len(held_out.images), "texts": len(held_out.records),
+        "exact_images": exact_images, "shortlist": shortlist, "figures": figures,
         "minutes": round((time.monotonic() - started) / 60, 2), "version": pixelbert.__version__,
-        "date": datetime.date.today().isoformat(), "machine": precision.detect().name,
+        "date": dt.date.today().isoformat(), "machine": precision.detect().name,
     }  # fmt: skip
 
     def fill(target: Path) -> None:

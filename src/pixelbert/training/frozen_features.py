@@ -20,7 +20,7 @@ from pixelbert.errors import UsageError
 from pixelbert.model.modeling import PixelBertModel
 from pixelbert.model.pixels import Grid
 from pixelbert.recipes.schema import Recipe
-from pixelbert.training.checkpoint import write_whole
+from pixelbert.training.files import write_whole
 from pixelbert.training.progress import PairProgress
 from pixelbert.training.setup import Parts, pretraining_batches
 
@@ -100,9 +100,13 @@ def frozen_features(recipe: Recipe, run: Path, parts: Parts, fingerprint: str) -
     """
     visual = parts.model.pixelbert.visual
     if recipe.image.square is None or recipe.image.augment != "none":
-        raise UsageError("train.keep_frozen_features needs image.square and image.augment=none: features must not change")
+        raise UsageError(
+            "train.keep_frozen_features needs image.square and image.augment=none: features must not change"
+        )
     if visual.frozen_steps() == 0:
-        raise UsageError("train.keep_frozen_features needs a CNN whose first stages are frozen (backbone.frozen_stages)")
+        raise UsageError(
+            "train.keep_frozen_features needs a CNN whose first stages are frozen (backbone.frozen_stages)"
+        )
     batches = pretraining_batches(recipe, parts.train, parts.processor, parts.model.config, train=False)
     folder = Path(recipe.train.features_folder) if recipe.train.features_folder else run / "features"
     key = f"{fingerprint} {recipe.data.train_splits} {batches.rule} {batches.constant} {visual.compute_dtype}"

@@ -17,13 +17,16 @@ _NEW = ("pixels.", "mlm_head.", "itm_head.", "contrastive.", "head.")
 
 
 def build_optimizers(model: PixelBertPreTrainedModel, settings: Optim) -> list[Optimizer]:
-    """[CNN optimizer, Transformer optimizer]; the CNN's may hold no parameter.
+    """[CNN optimizer, Transformer optimizer].
 
+    Frozen parameters are in them too, because a phase may train them later: without a gradient they stay as they are.
     Every group remembers its first rate in `initial_lr`. Tied weights appear once.
     """
-    cnn, rest = [], []
+    cnn: list[tuple[str, nn.Parameter]] = []
+    rest: list[tuple[str, nn.Parameter]] = []
+    parts = (".visual.body.", ".pixels.") if settings.cnn_params == "visual" else (".visual.body.",)
     for name, parameter in model.named_parameters():
-        (cnn if ".visual.body." in f".{name}" else rest).append((name, parameter))
+        (cnn if any(part in f".{name}" for part in parts) else rest).append((name, parameter))
     cnn_groups = _groups(cnn, settings.cnn.lr, settings.cnn.weight_decay, settings.no_decay)
     new = settings.text.new_lr if settings.text.new_lr is not None else settings.text.lr
     old_names = [(n, p) for n, p in rest if not n.removeprefix("pixelbert.").startswith(_NEW)]
@@ -40,7 +43,8 @@ def _groups(
     named: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float, no_decay: bool
 ) -> list[dict[str, object]]:
     """With decay and without: biases and norms (one-dimensional parameters) are not decayed."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for _, parameter in named:
         (plain if no_decay and parameter.ndim <= 1 else decayed).append(parameter)
     return [
@@ -55,8 +59,7 @@ def rate_factor(step: int, steps: int, steps_per_epoch: float, settings: Schedul
     if step < settings.warmup_steps:
         warm = settings.warmup_start + (1 - settings.warmup_start) * step / settings.warmup_steps
     if settings.decay == "milestones":
-        epoch = step / steps_per_epoch
-        return warm * settings.factor ** sum(epoch >= m for m in settings.milestones)
+        return warm * settings.factor ** sum(step + 1e-6 >= m * steps_per_epoch for m in settings.milestones)
     start = settings.decay_from * steps
     share = min(1.0, max(0.0, (step - start) / max(1.0, steps - start)))
     return warm * ((1 - share) if settings.decay == "linear" else 0.5 * (1 + math.cos(math.pi * share)))

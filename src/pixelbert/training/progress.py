@@ -7,13 +7,20 @@ import time
 
 from rich.console import Console
 
+_LOSSES = ("loss", "mlm", "itm", "contrastive")
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
 
 class StepProgress:
-    """Prints a line now and then on stderr: often on a terminal, rarely in a log file."""
+    """Prints a line now and then on stderr: often on a terminal, rarely in a log file, never when `quiet`."""
 
-    def __init__(self, first: int, steps: int, pairs_per_step: int, every: int) -> None:
+    def __init__(self, first: int, steps: int, pairs_per_step: int, every: int, quiet: bool = False) -> None:
         self.first, self.steps, self.pairs, self.every = first, steps, pairs_per_step, max(1, every)
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self.seconds = 15.0 if sys.stderr.isatty() else 60.0
         self.begun = self.shown = time.monotonic()
         self.waited = self.aside = 0.0  # seconds spent waiting for data, and outside of training (validation, saving)
@@ -33,14 +40,12 @@ class StepProgress:
             return
         self.shown = now
         left = (self.steps - done) * (now - self.begun) / max(1, done - self.first)
-        losses = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        losses = "  ".join(f"{name} {values[name]:.3f}" for name in _LOSSES if name in values)
         self.console.print(
             f"step {done:,}/{self.steps:,}  {losses}  {self.rate(done):.0f} pairs/s  "
-            f"waiting {self.wait_share():.0%}  left {clock(left)}"
+            f"waiting {self.wait_share():.0%}  left {clock(left)}",
+            soft_wrap=True,
         )
-
-    def note(self, text: str) -> None:
-        self.console.print(text)
 
 
 class PairProgress:

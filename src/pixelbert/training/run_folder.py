@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import platform
 from dataclasses import dataclass
@@ -16,19 +16,22 @@ import yaml
 import pixelbert
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import CheckpointError, DataError, UsageError
-from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.pretraining_examples import write_examples
 from pixelbert.tasks.pretraining_scores import HeldOut
-from pixelbert.training.checkpoint import checkpoints, write_file, write_folder
+from pixelbert.training.checkpoint import checkpoints
+from pixelbert.training.files import clean_leftovers, take_from_folder, write_file, write_folder
+from pixelbert.training.setup import Parts
 
 RUN_FORMAT = 1
 
 # Settings that may differ when a run goes on: they change no number.
-_FREE = ("name", "description", "paper", "needs", "command", "expected", "train.save_minutes", "train.save_steps",
-         "train.keep_checkpoints", "train.log_steps", "train.trackers", "data.workers", "train.features_folder")  # fmt: skip
+_FREE = (
+    "name", "description", "paper", "needs", "command", "expected", "train.save_minutes", "train.save_steps",
+    "train.keep_checkpoints", "train.log_steps", "train.trackers", "train.features_folder", "data.workers",
+)  # fmt: skip
 
 
 @dataclass
@@ -38,76 +41,86 @@ class RunFolder:
     path: Path
     recipe: Recipe
     prepared: PreparedData
-    resume: bool
-    processor: PixelBertProcessor | None = None
-    model: PixelBertForPreTraining | None = None
+    writes: bool  # nothing to write when the run goes on, nor on any process but the main one
+    from_run: Path | None = None
 
-    def write(self, processor: PixelBertProcessor, config: PixelBertConfig, reports: dict[str, Any]) -> None:
-        """recipe.yaml, run.json, config and processor; on resume they are there already."""
-        if self.resume:
+    def write(self, parts: Parts) -> None:
+        """run.json first, recipe.yaml last: a folder with a recipe.yaml is a run."""
+        if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        processor.save_pretrained(self.path)
-        config.save_pretrained(self.path)
         run = {
             "format": RUN_FORMAT,
             "task": self.recipe.task,
             "recipe": self.recipe.name,
             "data": {"fingerprint": self.prepared.fingerprint, "folder": self.prepared.folder.name,
                      "location": self.prepared.location},
-            "weights": reports,
+            "from": str(self.from_run) if self.from_run else None,
+            "weights": parts.reports,
             "versions": {"pixelbert": pixelbert.__version__, "torch": torch.__version__,
                          "transformers": transformers.__version__, "python": platform.python_version()},
-            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "started": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         }  # fmt: skip
         write_file(self.path / "run.json", json.dumps(run, indent=2, default=str) + "\n")
+        parts.processor.save_pretrained(self.path)
+        parts.model.config.architectures = [type(parts.model).__name__]
+        take_from_folder(self.path / "config.json", parts.model.config.save_pretrained)
         write_file(self.path / "recipe.yaml", yaml.safe_dump(self.recipe.model_dump(mode="json"), sort_keys=False))
 
 
 def open_run(
-    path: Path, recipe: Recipe, prepared: PreparedData, *, resume: bool, from_run: str | Path | None
+    path: Path,
+    recipe: Recipe,
+    prepared: PreparedData,
+    *,
+    resume: bool,
+    from_run: str | Path | None = None,
+    main: bool = True,
 ) -> RunFolder:
-    """Check that a run may start or go on in `path`, and load what it starts from.
+    """Check that a run may start or go on in `path`; clean up what an interrupted write left there.
 
-    Raises UsageError when the folder holds a run already (without `resume`), holds none (with it), or its recipe
-    differs; DataError when it was trained on other data; CheckpointError when it is damaged.
+    main: False on all processes but one, which then write nothing.
+
+    Raises UsageError when the folder holds a run already (without `resume`), something else, no run (with it), or a run
+    of another recipe; DataError when that was trained on other data; CheckpointError when it is damaged.
     """
-    folder = RunFolder(path, recipe, prepared, resume)
+    source = Path(from_run) if from_run is not None else None
     started = (path / "recipe.yaml").is_file()
+    if resume and not started:
+        raise UsageError(f"{path}: no run to resume; leave out --resume to start one")
     if resume:
-        if not started:
-            raise UsageError(f"{path}: no run to resume; leave out --resume to start one")
-        _check_same(path, recipe, prepared)
-        folder.processor = PixelBertProcessor.from_pretrained(path)
+        recorded = _check_same(path, recipe, prepared)
+        source = source or recorded
     elif started and checkpoints(path):
         raise UsageError(f"{path}: holds a run already; add --resume to go on with it, or choose another folder")
-    if from_run is not None and not resume:
-        source = Path(from_run)
-        if not (source / "model.safetensors").is_file():
-            raise CheckpointError(f"{source}: not a run folder with a trained model (no model.safetensors)")
-        folder.processor = PixelBertProcessor.from_pretrained(source)
-        from pixelbert.model.weights import load_pretrained
-
-        folder.model = load_pretrained(PixelBertForPreTraining, source)
-    return folder
+    elif path.exists() and not (path / "run.json").is_file() and (path.is_file() or any(path.iterdir())):
+        raise UsageError(f"{path}: exists and is no run; choose another folder")
+    if main:
+        for folder in (path, path / "checkpoints"):
+            clean_leftovers(folder)
+    return RunFolder(path, recipe, prepared, main and not resume, source)
 
 
-def _check_same(path: Path, recipe: Recipe, prepared: PreparedData) -> None:
+def _check_same(path: Path, recipe: Recipe, prepared: PreparedData) -> Path | None:
+    """Whether a run goes on with the recipe and the data it began with; the run it started from, if any."""
     try:
-        saved = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
         run = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path}: a damaged run folder ({error})") from error
-    if run.get("format", 0) > RUN_FORMAT:
-        raise CheckpointError(f"{path}: a run of a newer format ({run['format']}); update pixelbert")
-    old, new = _flat(saved), _flat(recipe.model_dump(mode="json"))
-    for key in sorted(old.keys() | new.keys()):
-        if key not in _FREE and old.get(key) != new.get(key):
+        if run.get("format", 0) > RUN_FORMAT:
+            raise CheckpointError(f"{path}: a run of a newer format ({run['format']}); update pixelbert")
+        fingerprint, recorded = run["data"]["fingerprint"], run.get("from")
+        saved = Recipe.model_validate(yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: a damaged run folder ({reason})") from error
+    old, new = _flat(saved.model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
+    for key in new:
+        if key not in _FREE and old.get(key) != new[key]:
             raise UsageError(
-                f"{path}: cannot resume with a changed recipe: {key} was {old.get(key)!r}, is now {new.get(key)!r}"
+                f"{path}: cannot resume with a changed recipe: {key} was {old.get(key)!r}, is now {new[key]!r}"
             )
-    if run["data"]["fingerprint"] != prepared.fingerprint:
+    if fingerprint != prepared.fingerprint:
         raise DataError(f"{prepared.folder}: not the data that {path} was trained on (its fingerprint differs)")
+    return Path(recorded) if recorded else None
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -121,23 +134,26 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def save_best(run: Path, model: PixelBertForPreTraining) -> None:
-    """Put the model's weights at the top of the run folder, in one step."""
+    """Put the model's weights at the top of the run folder, in one step; its config.json lies there from the start."""
+    take_from_folder(run / "model.safetensors", lambda folder: _save_model(model, folder))
 
-    def fill(folder: Path) -> None:
+
+def _save_model(model: PixelBertForPreTraining, folder: Path) -> None:
+    """Without transformers' progress bars, which would run through ours."""
+    progress = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
         model.save_pretrained(folder)
-
-    staged = run / ".best"
-    write_folder(staged, fill)
-    for name in ("config.json", "model.safetensors"):
-        (staged / name).replace(run / name)
-    staged.rmdir() if not any(staged.iterdir()) else None
+    finally:
+        if progress:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def save_last(run: Path, model: PixelBertForPreTraining, processor: PixelBertProcessor) -> None:
     """The model as it is now, in RUN/last, with its processor."""
 
     def fill(folder: Path) -> None:
-        model.save_pretrained(folder)
+        _save_model(model, folder)
         processor.save_pretrained(folder)
 
     write_folder(run / "last", fill)

@@ -8,18 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from timm.layers import convert_sync_batchnorm
 
 from pixelbert.data.batches import Records, join
 from pixelbert.data.records import PreparedData
-from pixelbert.errors import DataError, UsageError
+from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.image_processing import ResizeRule, multiple_for_backbone
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.processor import PixelBertImageProcessor, PixelBertProcessor
 from pixelbert.model.tokenization import load_tokenizer, train_wordpiece
-from pixelbert.model.weights import load_backbone_weights, load_text_weights, text_config_from, vocab_of
+from pixelbert.model.weights import (
+    load_backbone_weights,
+    load_pretrained,
+    load_text_weights,
+    text_config_from,
+    vocab_of,
+)
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.pretraining import PretrainingBatches
+from pixelbert.training.precision import Precision
 
 
 @dataclass
@@ -34,7 +43,12 @@ class Parts:
 
 
 def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Records]:
-    """The training records and the held-out ones. Raises DataError for a split that is not there or holds no text."""
+    """The training records and the held-out ones.
+
+    Raises DataError for a split that is not there or too small, and for data of another task.
+    """
+    if prepared.task != "pairs":
+        raise DataError(f"{prepared.folder}: prepared for {prepared.task}, pretraining needs image-text pairs")
     wanted = [name for name in recipe.data.train_splits if name in prepared.info["splits"]]
     if not wanted:
         prepared.split(recipe.data.train_splits[0])  # raises, naming what there is
@@ -43,6 +57,70 @@ def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Record
         if split.num_images < 2:
             raise DataError(f"{prepared.folder}: split '{name}' has {split.num_images} image(s), at least 2 are needed")
     return train, val
+
+
+def build_parts(
+    recipe: Recipe, train: Records, val: Records, *, run: Path | None = None, from_run: Path | None = None
+) -> Parts:
+    """Processor and model for a recipe: new, of a run that goes on, or with the weights of another run.
+
+    Args:
+        run: a run folder whose checkpoint is loaded afterwards: its processor and the shape of its model.
+        from_run: another run, of the same shape; its model and vocabulary.
+
+    Raises UsageError, DataError, CheckpointError.
+    """
+    if run is not None:
+        processor, model = _reopen(run)
+        return Parts(processor, model, train, val)
+    if from_run is not None:
+        processor, model, reports = _start_from(from_run, recipe)
+    else:
+        processor = build_processor(recipe, train)
+        model, reports = build_model(recipe, processor)
+    return Parts(processor, model, train, val, reports)
+
+
+def _reopen(run: Path) -> tuple[PixelBertProcessor, PixelBertForPreTraining]:
+    try:
+        processor = PixelBertProcessor.from_pretrained(run)
+        return processor, PixelBertForPreTraining(PixelBertConfig.from_pretrained(run))
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{run}: a damaged run folder ({reason})") from error
+
+
+# What --from cannot change, by the recipe's names: the weights would not fit, or would mean something else.
+_SHAPE = {
+    "backbone.name": "backbone", "backbone.output": "backbone_output", "visual.pool": "visual_pool",
+    "visual.projection": "visual_projection", "visual.layer_norm": "visual_layer_norm",
+    "visual.position": "visual_position",
+}  # fmt: skip
+
+
+def _start_from(source: Path, recipe: Recipe) -> tuple[PixelBertProcessor, PixelBertForPreTraining, dict[str, Any]]:
+    """A model of the recipe with another run's weights; a head that only one of the two has is new or left out."""
+    if not (source / "model.safetensors").is_file():
+        raise CheckpointError(f"{source}: not a run folder with a trained model (no model.safetensors)")
+    loaded = load_pretrained(PixelBertForPreTraining, source)
+    try:
+        tokenizer = PixelBertProcessor.from_pretrained(source).tokenizer
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source}: a damaged run folder ({str(error).splitlines()[0]})") from error
+    tokenizer.model_max_length = recipe.text.max_length
+    old, config = loaded.config, _config(recipe, loaded.config.text_config.to_dict())
+    differing = [(key, getattr(old, name), getattr(config, name)) for key, name in _SHAPE.items()]
+    sizes = (old.contrastive_size, config.contrastive_size)
+    differing += [("contrastive_size", *sizes)] if all(sizes) else []
+    for key, theirs, ours in differing:
+        if theirs != ours:
+            raise UsageError(f"{source}: has {key} {theirs!r}, the recipe {ours!r}; --from needs the same")
+    config.image_channels, config.image_mean, config.image_std = old.image_channels, old.image_mean, old.image_std
+    torch.manual_seed(recipe.seed)
+    model = PixelBertForPreTraining(config)
+    keys = model.load_state_dict(loaded.state_dict(), strict=False)
+    report = {"source": str(source), "missing": keys.missing_keys, "unused": keys.unexpected_keys}
+    return _processor(recipe, tokenizer), model, {"from": report}
 
 
 def build_processor(recipe: Recipe, train: Records) -> PixelBertProcessor:
@@ -56,16 +134,21 @@ def build_processor(recipe: Recipe, train: Records) -> PixelBertProcessor:
     else:
         texts = (train.text(r) for r in range(train.num_records))
         vocabulary = train_wordpiece(texts, recipe.text.vocab_size)
+    return _processor(recipe, load_tokenizer(vocabulary, max_length=recipe.text.max_length))
+
+
+def _processor(recipe: Recipe, tokenizer: Any) -> PixelBertProcessor:
     image = recipe.image
     multiple = multiple_for_backbone(recipe.backbone.name, recipe.visual.pool)
-    images = PixelBertImageProcessor(image.shorter, image.longer, image.square, multiple)
-    tokenizer = load_tokenizer(vocabulary, max_length=recipe.text.max_length)
+    images = PixelBertImageProcessor(
+        image.shorter, image.longer, image.square, multiple, size_divisor=image.size_divisor
+    )
     return PixelBertProcessor(images, tokenizer, max_length=recipe.text.max_length)
 
 
 def build_model(recipe: Recipe, processor: PixelBertProcessor) -> tuple[PixelBertForPreTraining, dict[str, Any]]:
     """A model of the recipe's shape with its foreign weights, and a report of each source."""
-    text = recipe.text
+    text, backbone = recipe.text, recipe.backbone
     if text.weights:
         shape = text_config_from(text.weights)
     else:
@@ -73,8 +156,30 @@ def build_model(recipe: Recipe, processor: PixelBertProcessor) -> tuple[PixelBer
             "vocab_size": len(processor.tokenizer), "hidden_size": text.hidden_size, "num_hidden_layers": text.layers,
             "num_attention_heads": text.heads, "intermediate_size": text.intermediate_size,
         }  # fmt: skip
-    shape |= {"hidden_dropout_prob": text.dropout, "attention_probs_dropout_prob": text.dropout}
-    backbone, visual = recipe.backbone, recipe.visual
+    config = _config(recipe, shape)
+    torch.manual_seed(recipe.seed)
+    try:
+        model = PixelBertForPreTraining(config)
+    except ValueError as error:
+        raise UsageError(f"{recipe.name}: {error}") from error
+    reports: dict[str, Any] = {}
+    if text.weights:
+        init = recipe.visual.type_embedding_init
+        reports["text"] = load_text_weights(model, text.weights, type_embedding_init=init).to_dict()
+    if backbone.weights:
+        report = load_backbone_weights(model.pixelbert, backbone.weights, statistics=backbone.statistics)
+        reports["backbone"] = report.to_dict()
+    if not text.type_embedding:
+        torch.nn.init.zeros_(model.pixelbert.text.embeddings.token_type_embeddings.weight)
+    return model, reports
+
+
+def _config(recipe: Recipe, shape: dict[str, Any]) -> PixelBertConfig:
+    """The recipe's model settings with an encoder of that shape. Raises UsageError where they do not go together."""
+    text, backbone, visual = recipe.text, recipe.backbone, recipe.visual
+    shape = shape | {"hidden_dropout_prob": text.dropout, "attention_probs_dropout_prob": text.dropout}
+    if text.activation is not None:
+        shape["hidden_act"] = text.activation
     try:
         config = PixelBertConfig(
             text_config=shape, backbone=backbone.name, backbone_output=backbone.output, backbone_norm=backbone.norm,
@@ -82,25 +187,36 @@ def build_model(recipe: Recipe, processor: PixelBertProcessor) -> tuple[PixelBer
             visual_layer_norm=visual.layer_norm, visual_position=visual.position, visual_dropout=visual.dropout,
             num_sampled_pixels=visual.num_sampled_pixels, contrastive_size=recipe.contrastive_size,
         )  # fmt: skip
-        torch.manual_seed(recipe.seed)
-        model = PixelBertForPreTraining(config)
     except ValueError as error:
         raise UsageError(f"{recipe.name}: {error}") from error
-    reports: dict[str, Any] = {}
-    if text.weights:
-        reports["text"] = load_text_weights(model, text.weights).to_dict()
-    if backbone.weights:
-        reports["backbone"] = load_backbone_weights(model.pixelbert, backbone.weights).to_dict()
-    return model, reports
+    places = config.text_config.max_position_embeddings
+    if text.max_length > places:
+        raise UsageError(f"text.max_length is {text.max_length}, but the encoder has {places} positions")
+    return config
 
 
-def freeze_embeddings(model: PixelBertForPreTraining) -> None:
-    """Word, position and type rows stay as loaded: half of a small model's parameters, and a dense gradient each step."""
-    for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
-        getattr(model.pixelbert.text.embeddings, name).requires_grad_(False)
+def prepare_network(
+    model: PixelBertForPreTraining, recipe: Recipe, chosen: Precision, accelerator: Accelerator
+) -> None:
+    """What training asks of the network beside its weights: formats, recomputation, what stays as it is."""
+    visual = model.pixelbert.visual
+    visual.compute_dtype = torch.bfloat16 if chosen.backbone == "bfloat16" else None
+    visual.body.to(memory_format=torch.channels_last)
+    if recipe.backbone.norm == "sync" and accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        visual.body = convert_sync_batchnorm(visual.body)
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    embeddings = model.pixelbert.text.embeddings
+    if recipe.text.freeze_embeddings:  # half of a small model's parameters, and a dense gradient each step
+        for part in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings):
+            part.requires_grad_(False)
+    if not recipe.text.type_embedding:
+        embeddings.token_type_embeddings.requires_grad_(False)
 
 
-def pretraining_batches(recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool) -> PretrainingBatches:
+def pretraining_batches(
+    recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool
+) -> PretrainingBatches:
     """The builder of a run's batches; held-out ones are neither augmented nor contrasted."""
     images: Any = processor.image_processor
     rule: ResizeRule = images.rule

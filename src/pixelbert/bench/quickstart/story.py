@@ -197,7 +197,7 @@ def _read(out: Path) -> dict[str, Any]:
 
 
 def _write(out: Path, content: Mapping[str, Any]) -> None:
-    from pixelbert.training.checkpoint import write_file
+    from pixelbert.training.files import write_file
 
     write_file(out / "quickstart.json", json.dumps(content, indent=2) + "\n")
 

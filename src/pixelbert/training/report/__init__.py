@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from pixelbert.training.checkpoint import write_file
+from pixelbert.training.files import write_file
 from pixelbert.training.progress import clock
 from pixelbert.training.report.curves import curve_groups
 from pixelbert.training.report.figures import (
