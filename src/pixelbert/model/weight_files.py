@@ -125,14 +125,16 @@ def text_file(source: WeightSource, name: str) -> Path | None:
         path = Path(source.name)
         found = (path if path.is_dir() else path.parent) / name
         return found if found.is_file() else None
-    from transformers.utils import cached_file
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        cached = cached_file(source.name, name, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError) as error:
+        return Path(hf_hub_download(source.name, name))
+    except Exception as error:  # unreachable, unknown, gated, not a name at all: the hub's client has a class for each
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
         reason = _one_line(error)
         raise UsageError(f"{source.text}: no such file or folder, and the hub does not give it ({reason})") from error
-    return Path(cached) if cached else None
 
 
 def timm_tensors(source: WeightSource) -> tuple[dict[str, Tensor], Sequence[float], Sequence[float]]:
@@ -160,11 +162,16 @@ def read_text_tensors(source: WeightSource) -> dict[str, Tensor]:
     """All tensors of a text encoder. Raises UsageError when the source has no weights file."""
     if source.kind == "path" and Path(source.name).is_file():
         return read_tensors(Path(source.name))
+    unreachable: UsageError | None = None
     for name in _TEXT_FILES:
-        path = text_file(source, name)
+        try:
+            path = text_file(source, name)
+        except UsageError as error:  # without a network the cache may still hold the other one
+            unreachable = error
+            continue
         if path is not None:
             return read_tensors(path)
-    raise UsageError(f"{source.text}: has neither {' nor '.join(_TEXT_FILES)}")
+    raise unreachable or UsageError(f"{source.text}: has neither {' nor '.join(_TEXT_FILES)}")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -230,7 +237,8 @@ class _ArrayUnpickler(pickle.Unpickler):
             module = "numpy"
         admitted = {
             ("collections", "OrderedDict"): OrderedDict,
-            ("_codecs", "encode"): _encode_latin1,  # how Python 3 writes bytes into protocol 2
+            ("_codecs", "encode"): _encode_latin1,  # how Python 3 writes bytes into protocols 0 to 2
+            ("__builtin__", "bytes"): lambda: b"",
             ("numpy", "ndarray"): _Array,
             ("numpy", "dtype"): _Dtype,
             ("numpy", "_reconstruct"): _Array,
