@@ -7,6 +7,7 @@ on the command line changes one setting by its dotted name.
 from __future__ import annotations
 
 import logging
+import os
 import typing
 from collections.abc import Sequence
 from importlib import resources
@@ -250,7 +251,7 @@ def load_recipe(name: str | Path | Recipe, overrides: Sequence[str] = ()) -> Rec
     shown = name.name or "recipe" if isinstance(name, Recipe) else str(name)
     before = None if given and not overrides else _validate(values, shown)
     for override in overrides:
-        _override(values, override)
+        values = _override(values, override)
     recipe = _validate(values, shown)
     if before is not None and recipe.optim.scale_lr and recipe.optim.batch_size != before.optim.batch_size:
         _scale_rates(recipe, before.optim.batch_size, {override.partition("=")[0] for override in overrides})
@@ -275,28 +276,37 @@ def _scale_rates(recipe: Recipe, own_batch: int, given: set[str]) -> None:
 
 
 def _read(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The recipe's values on top of those of its parent (`extends`)."""
-    path = Path(name)
-    if name.endswith((".yaml", ".yml")):
-        if not path.is_file():
-            raise UsageError(f"{name}: no such recipe file")
-        text = path.read_text(encoding="utf-8")
-    elif name in recipe_names():
-        text = (resources.files("pixelbert.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
+    """The recipe's values on top of those of its parent (`extends`: a recipe, or a file seen from this one)."""
+    if name in seen:
+        raise UsageError(f"{name}: extends itself through {' -> '.join(seen)}")
+    is_file = name.endswith((".yaml", ".yml"))
+    if is_file and not Path(name).is_file():
+        raise UsageError(f"{name}: no such recipe file")
+    if not is_file and name not in recipe_names():
         raise UsageError(f"no recipe '{name}'; {nearest(name, recipe_names())}")
+    source = Path(name) if is_file else resources.files("pixelbert.recipes") / f"{name}.yaml"
     try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(source.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{name}: not valid YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(values, dict):
         raise UsageError(f"{name}: a recipe is a mapping of settings")
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    if parent in seen:
-        raise UsageError(f"{name}: extends itself through {' -> '.join(seen)}")
-    return _merge(_read(str(parent), (*seen, name)), values)
+    if is_file and str(parent).endswith((".yaml", ".yml")):
+        parent = os.path.normpath(Path(name).parent / str(parent))
+    return _on_top(_read(str(parent), (*seen, name)), values)
+
+
+def _on_top(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`change` merged into `base`; where it names epochs or pairs alone, the other one goes."""
+    merged, schedule = _merge(base, change), change.get("schedule")
+    if isinstance(schedule, dict):
+        for one, other in (("epochs", "pairs"), ("pairs", "epochs")):
+            if schedule.get(one) is not None and schedule.get(other) is None:
+                merged["schedule"][other] = None
+    return merged
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -309,8 +319,8 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    """Apply one `a.b=value`; the value is YAML. Of schedule.epochs and schedule.pairs the last one given holds."""
+def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
+    """The values with one `a.b=value`, which is YAML; a section given as a whole keeps its other settings."""
     key, sign, text = override.partition("=")
     if not sign:
         raise UsageError(f"'{override}': a change to the recipe is written key=value")
@@ -319,15 +329,9 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"'{override}': the value is not valid YAML") from error
-    *path, last = key.split(".")
-    section = values
-    for part in path:
-        if not isinstance(section.get(part), dict):
-            section[part] = {}
-        section = section[part]
-    section[last] = _merge(section.get(last) or {}, value) if _is_section(key) and isinstance(value, dict) else value
-    if key in ("schedule.epochs", "schedule.pairs") and value is not None:
-        section[{"epochs": "pairs", "pairs": "epochs"}[last]] = None
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return _on_top(values, value)
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
