@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -355,14 +356,40 @@ def test_a_run_that_told_no_time_has_it_estimated(tmp_path: Path) -> None:
     assert "about 1:5" in Page(write_report(run)).flat
 
 
-def test_an_evaluation_is_shown(tmp_path: Path) -> None:
+def evaluated(run: Path, seconds_later: float, **more: float) -> None:
+    """Puts an evaluation on val into the run, so much later than its last validation."""
+    folder = run / "evaluation" / "val"
+    shutil.copytree(run / "validation", folder)
+    figures = {"itm_accuracy": 91.25, "mlm_accuracy": 70.0, "dual_t2i_r1": 21.0, "dual_t2i_r10": 64.5, **more}
+    result = {
+        "model": "best",
+        "images": 1000,
+        "texts": 5000,
+        "exact_images": 0,
+        "date": "2026-01-02",
+        "figures": figures,
+    }
+    (folder / "figures.json").write_text(json.dumps(result))
+    (run / "validation" / "figures.json").write_text("{}")
+    os.utime(run / "validation" / "figures.json", (1e9, 1e9))
+    os.utime(folder / "figures.json", (1e9 + seconds_later, 1e9 + seconds_later))
+
+
+def test_an_evaluation_that_came_later_is_what_the_page_shows(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    (run / "evaluation" / "val").mkdir(parents=True)
-    result = {"model": "best", "images": 1000, "texts": 5000, "exact_images": 0, "date": "2026-01-02",
-              "figures": {"itm_accuracy": 91.25, "dual_t2i_r1": 21.0, "dual_t2i_r10": 64.5}}  # fmt: skip
-    (run / "evaluation" / "val" / "figures.json").write_text(json.dumps(result))
-    text = Page(write_report(run)).flat
-    assert "Evaluated on val" in text and "91.25" in text and "64.5 chance 1 " in text
+    evaluated(run, 60, mlm_accuracy_blind=41.0)
+    page = Page(write_report(run))
+    assert "evaluated 2026-01-02" in page.flat and "10,000 pairs, half" in page.flat and "91.2 % ± 0.6" in page.flat
+    assert "Blind model 41.0 %" in page.flat and "64.5 chance 1 " in page.flat
+    assert "Evaluated on val" in page.headings
+
+
+def test_an_evaluation_before_the_last_validation_stays_aside(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    evaluated(run, -60)
+    page = Page(write_report(run))
+    assert "93.0 % ± 2.5" in page.flat and "evaluated 2026" not in page.flat
+    assert "Evaluated on val" in page.headings and "91.25" in page.flat
 
 
 def test_changed_settings_are_told_beside_the_recipe(run: Path) -> None:
@@ -392,6 +419,7 @@ def test_training_leaves_a_report(tmp_path: Path) -> None:
     """The smallest run there is: drawn scenes, two steps, a validation after each; then its blind model."""
     from pixelbert.bench.quickstart.scenes import draw_scenes
     from pixelbert.data.prepare import prepare
+    from pixelbert.training.evaluate import evaluate
     from pixelbert.training.loop import train
 
     draw_scenes(tmp_path / "scenes", train=8, val=6, test=0)
@@ -412,3 +440,5 @@ def test_training_leaves_a_report(tmp_path: Path) -> None:
     train(words[2], words[4], words[6], blind=True)  # as the page says
     assert "Blind model" in Page(run / "report.html").flat and "not yet" not in Page(run / "report.html").flat
     assert "Not quite alike" not in Page(run / "report.html").flat
+    evaluate(run, tmp_path / "data", blind=tmp_path / "run-blind")
+    assert "Evaluated on val" in Page(run / "report.html").headings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.model.weights import load_pretrained
 from pixelbert.recipes.schema import Recipe
+from pixelbert.tasks.pretraining_examples import write_examples
 from pixelbert.tasks.pretraining_scores import HeldOut, validate, word_accuracy
 from pixelbert.training import precision
 from pixelbert.training.files import write_folder
 from pixelbert.training.progress import PairProgress
+from pixelbert.training.report import renew_report
 from pixelbert.training.run_folder import word_lines
 from pixelbert.training.setup import pretraining_batches
 
@@ -75,8 +78,10 @@ def evaluate(
     def fill(target: Path) -> None:
         (target / "figures.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         (target / "masked_words.jsonl").write_text(word_lines(held_out, words), encoding="utf-8")
+        write_examples(target, held_out, words)
 
     write_folder(folder / "evaluation" / split, fill)
+    renew_report(folder, lambda text: print(text, file=sys.stderr), blind=blind)
     return result
 
 

@@ -25,7 +25,7 @@ from pixelbert.training.report.figures import (
     recall_rows,
     word_bars,
 )
-from pixelbert.training.report.record import Row, RunRecord
+from pixelbert.training.report.record import Row, RunRecord, Scored, read_sheet
 from pixelbert.training.report.settings import commands, recipe_settings, weight_rows
 
 _GROUPS = {
@@ -54,24 +54,30 @@ def write_report(run: Path | str, *, blind: Path | str | None = None, ended: str
     return path
 
 
+def renew_report(run: Path, note: Callable[[str], None], *, blind: Path | str | None = None, ended: str = "") -> None:
+    """`write_report` for those who have other work: `note` is told when it fails, and nothing is raised.
+
+    A blind run's report also renews that of the run it belongs to.
+    """
+    try:
+        write_report(run, blind=blind, ended=ended)
+        seeing = run.with_name(run.name.removesuffix("-blind"))
+        if seeing != run and (seeing / "report.html").is_file():
+            write_report(seeing)
+    except Exception as error:
+        note(f"the report was not written: {error}")
+
+
 @contextmanager
 def reporting(run: Path, note: Callable[[str], None], active: bool = True) -> Iterator[Callable[[], None]]:
-    """Writes the report when the block ends, however it ends, and whenever the function it gives is called.
+    """Renews the report when the block ends, however it ends, and whenever the function it gives is called.
 
-    A report that cannot be written never stops a run: `note` is told why. A blind run's report also renews that of
-    the run it belongs to. `active` is False on all but the main process.
+    `active` is False on all but the main process.
     """
 
     def write(ended: str = "") -> None:
-        if not active:
-            return
-        try:
-            write_report(run, ended=ended)
-            seeing = run.with_name(run.name.removesuffix("-blind"))
-            if seeing != run and (seeing / "report.html").is_file():
-                write_report(seeing)
-        except Exception as error:
-            note(f"the report was not written: {error}")
+        if active:
+            renew_report(run, note, ended=ended)
 
     try:
         yield write
@@ -86,36 +92,39 @@ def reporting(run: Path, note: Callable[[str], None], active: bool = True) -> It
 
 def context(record: RunRecord, blind: RunRecord | None, ended: str = "") -> dict[str, Any]:
     """All that the template shows, as plain values."""
-    best, last = record.best, record.validations[-1] if record.validations else None
-    shown: Row = best if best is not None else {"figures": {}, "pairs": 0}
-    words = record.words
-    compared = compare_blind(record, blind, shown["pairs"]) if blind is not None else None
-    captions = record.sheet.get("captions") or None
+    shown = record.shown
     return {
         "head": _head(record, ended),
         "shown": shown,
-        "is_last": shown is last,
         "select_on": record.select_on,
-        "words": word_bars(shown["figures"], words, compared, record.blind),
-        "gain": shown["figures"].get("mlm_gain_shuffled"),
-        "gain_interval": gain_interval(words) if shown is last else None,
-        "mlm_trained": record.trained("mlm"),
-        "blind": compared,
         "is_blind": record.blind,
-        "match": match_tile(shown["figures"], captions, record.trained("itm")),
-        "recalls": _recalls(record, shown),
+        **(_figures(record, shown, blind) if shown is not None else {}),
         "evaluations": [_evaluation(split, result) for split, result in record.evaluations.items()],
         "curves": curve_groups(record, blind),
-        "four_ways": four_ways(words),
-        "places": len(words),
-        "sheet": _sheet(record),
-        "sheet_pairs": last["pairs"] if last else 0,
+        **_sheet(record),
         "settings": recipe_settings(record),
         "weights": weight_rows(record.run.get("weights") or {}),
         "versions": record.run.get("versions") or {},
         "fingerprint": (record.run.get("data") or {}).get("fingerprint", ""),
         "sessions": record.sessions,
         "commands": commands(record),
+    }
+
+
+def _figures(record: RunRecord, shown: Scored, blind: RunRecord | None) -> dict[str, Any]:
+    """The cards at the top."""
+    compared = compare_blind(record, shown, blind)
+    counts = {"dual": shown.images, "rerank": shown.images, "itm": shown.exact_images or None}
+    return {
+        "words": word_bars(shown.figures, shown.words, compared, record.blind),
+        "gain": shown.figures.get("mlm_gain_shuffled"),
+        "gain_interval": gain_interval(shown.words) if shown.whole else None,
+        "mlm_trained": record.trained("mlm"),
+        "blind": compared,
+        "match": match_tile(shown.figures, shown.captions, record.trained("itm")),
+        "recalls": recall_rows(shown.figures, counts, shown.per_image),
+        "four_ways": four_ways(shown.words),
+        "places": len(shown.words),
     }
 
 
@@ -130,6 +139,7 @@ def _head(record: RunRecord, ended: str) -> dict[str, Any]:
         "description": record.recipe.get("description") or "",
         "data": data.get("folder") or "",
         "pairs": record.pairs,
+        "last_validation": record.validations[-1]["pairs"] if record.validations else 0,
         "total": total * batch if total else None,
         "share": min(1.0, record.step / total) if total else None,
         "finished": record.finished,
@@ -150,17 +160,8 @@ def _precision(session: Row) -> str:
     return str(backbone) if backbone == encoder else f"CNN {backbone}, encoder {encoder}"
 
 
-def _recalls(record: RunRecord, shown: Row) -> list[dict[str, Any]]:
-    images = record.sheet.get("images") or None
-    exact = int(record.get("validation.exact_images", 0) or 0)
-    per_image = int(record.get("validation.captions_per_image", 1) or 1)
-    if images and record.sheet.get("captions"):
-        per_image = max(1, round(record.sheet["captions"] / images))
-    counts = {"dual": images, "rerank": images, "itm": min(exact, images) if images else exact or None}
-    return recall_rows(shown["figures"], counts, per_image)
-
-
 def _evaluation(split: str, result: dict[str, Any]) -> dict[str, Any]:
+    """One evaluation, every figure of it."""
     images, texts = result.get("images"), result.get("texts")
     per_image = max(1, round(texts / images)) if images and texts else 1
     counts = {"dual": images, "rerank": images, "itm": result.get("exact_images") or None}
@@ -172,17 +173,23 @@ def _evaluation(split: str, result: dict[str, Any]) -> dict[str, Any]:
 # -- the sheet of examples ---------------------------------------------------------------------------------------------
 
 
-def _sheet(record: RunRecord) -> list[dict[str, Any]]:
+def _sheet(record: RunRecord) -> dict[str, Any]:
     """Groups of examples with their pictures embedded; a picture beyond the page's budget, or missing, is left out."""
+    folders = [record.path / "validation"]
+    if record.shown is not None:
+        folders.insert(0, record.shown.folder)
+    folder = next((f for f in folders if read_sheet(f)), folders[-1])
+    own = record.shown is not None and record.shown.whole and folder == record.shown.folder
+    last = record.validations[-1]["pairs"] if record.validations else 0
     left, groups = _MOST_PICTURE_BYTES, []
     for key, (title, rule) in _GROUPS.items():
         examples = []
-        for example in record.sheet.get("examples", []):
+        for example in read_sheet(folder).get("examples", []):
             if example.get("group") != key:
                 continue
             pictures = {}
             for name in ("picture", "other_picture"):
-                data = _bytes(record.path / "validation", example.get(name))
+                data = _bytes(folder, example.get(name))
                 if data and len(data) <= left:
                     left -= len(data)
                     pictures[name] = "data:image/jpeg;base64," + base64.b64encode(data).decode()
@@ -190,7 +197,7 @@ def _sheet(record: RunRecord) -> list[dict[str, Any]]:
             examples.append(example | blank | pictures | {"tokens": tokens(example)})
         if examples:
             groups.append({"key": key, "title": title, "rule": rule, "examples": examples})
-    return groups
+    return {"sheet": groups, "sheet_pairs": record.shown.pairs if own and record.shown is not None else last}
 
 
 def _bytes(folder: Path, name: Any) -> bytes | None:

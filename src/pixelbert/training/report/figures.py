@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelbert.errors import UsageError
-from pixelbert.training.report.record import Row, RunRecord
+from pixelbert.training.report.record import Row, RunRecord, Scored, read_sheet
 
 # Settings in which a run and its blind model may differ and still be compared.
 _MAY_DIFFER = (
@@ -60,9 +60,17 @@ def blind_folder(run: Path) -> Path:
     return path.with_name(f"{path.name}-blind")
 
 
-def compare_blind(record: RunRecord, blind: RunRecord, pairs: int) -> Blind | None:
-    """The blind model's figure after the same number of pairs where it has one, else its last; None without any."""
-    told = [r for r in blind.validations if "mlm_accuracy" in r["figures"]]
+def compare_blind(record: RunRecord, shown: Scored, blind: RunRecord | None) -> Blind | None:
+    """The blind model's figure beside those shown; None without any.
+
+    An evaluation that scored the blind model on the same words has it already; else it is what the blind run got on
+    validation after the same number of pairs, or at its last.
+    """
+    if "mlm_accuracy_blind" in shown.figures:
+        return Blind("", shown.figures["mlm_accuracy_blind"], shown.pairs, [])
+    if blind is None:
+        return None
+    pairs, told = shown.pairs, [r for r in blind.validations if "mlm_accuracy" in r["figures"]]
     if not told:
         return None
     row = next((r for r in told if r["pairs"] == pairs), told[-1])
@@ -71,6 +79,9 @@ def compare_blind(record: RunRecord, blind: RunRecord, pairs: int) -> Blind | No
         differences.append(f"it has seen {row['pairs']:,} pairs, not {pairs:,}")
     if blind.run.get("data", {}).get("fingerprint") != record.run.get("data", {}).get("fingerprint"):
         differences.append("it was trained on other data")
+    texts = read_sheet(blind.path / "validation").get("captions")
+    if texts and shown.captions and texts != shown.captions:
+        differences.append(f"it was scored on {texts:,} captions, not {shown.captions:,}")
     old, new = flat(record.recipe), flat(blind.recipe)
     changed = [k for k in sorted(old.keys() | new.keys()) if not _ignored(k) and old.get(k) != new.get(k)]
     differences += [f"its {key} is {new.get(key)!r}, not {old.get(key)!r}" for key in changed]

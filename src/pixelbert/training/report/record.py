@@ -32,6 +32,36 @@ def record_session(run: Path, step: int, steps: int, found: Capability, chosen: 
         handle.write(json.dumps(session) + "\n")
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Figures (percent) of a model after `pairs`, and the folder of the words and examples that go with them.
+
+    whole: whether those words are of this very model; else they are of a later one. images, captions, exact_images:
+    how many were scored, where that is known. date: of an evaluation; empty for a validation.
+    """
+
+    figures: dict[str, float]
+    pairs: int
+    split: str
+    folder: Path
+    whole: bool
+    date: str
+    images: int | None
+    captions: int | None
+    exact_images: int | None
+
+    @property
+    def per_image(self) -> int:
+        """Captions of an image."""
+        return max(1, round(self.captions / self.images)) if self.captions and self.images else 1
+
+    @cached_property
+    def words(self) -> list[Row]:
+        """The masked words, one by one."""
+        rows = read_lines(self.folder / "masked_words.jsonl")
+        return [r for r in rows if r.keys() >= {"record", "word", "predicted", "predicted_shuffled"}]
+
+
 def _cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -128,19 +158,23 @@ class RunRecord:
         return max(told, key=lambda r: r["figures"].get(self.select_on, 0.0), default=None)
 
     @cached_property
-    def words(self) -> list[Row]:
-        """The masked words of the last validation, one by one."""
-        rows = read_lines(self.path / "validation" / "masked_words.jsonl")
-        return [r for r in rows if r.keys() >= {"record", "word", "predicted", "predicted_shuffled"}]
-
-    @cached_property
-    def sheet(self) -> dict[str, Any]:
-        """The examples of the last validation; {} when there are none (or an older version wrote the run)."""
-        try:
-            sheet = json.loads((self.path / "validation" / "examples.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return sheet if isinstance(sheet, dict) and isinstance(sheet.get("examples"), list) else {}
+    def shown(self) -> Scored | None:
+        """What the page shows: the best validation, or an evaluation on the same split that came later; None before."""
+        best, split = self.best, str(self.get("data.val_split", "val"))
+        result, folder = self.evaluations.get(split), self.path / "evaluation" / split
+        validation = self.path / "validation"
+        if result is not None and best is not None and _time(folder) >= _time(validation):
+            row = self.validations[-1] if result.get("model") == "last" else best
+            figures = {k: float(v) for k, v in result["figures"].items() if isinstance(v, (int, float))}
+            counts = (result.get("images"), result.get("texts"), result.get("exact_images"))
+            return Scored(figures, int(row["pairs"]), split, folder, True, str(result.get("date", "")), *counts)
+        if best is None:
+            return None
+        images, captions = (read_sheet(validation).get(name) for name in ("images", "captions"))
+        exact = int(self.get("validation.exact_images", 0))
+        exact = min(exact, images) if images else exact
+        whole = best is self.validations[-1]
+        return Scored(best["figures"], int(best["pairs"]), split, validation, whole, "", images, captions, exact)
 
     @cached_property
     def evaluations(self) -> dict[str, dict[str, Any]]:
@@ -159,6 +193,23 @@ class RunRecord:
         """Whether a loss has a weight in the recipe or one of its phases."""
         phases = [p.get("loss") or {} for p in self.recipe.get("phases") or []]
         return any(float(weights.get(loss, 1.0)) > 0 for weights in [self.recipe.get("loss") or {}, *phases] if weights)
+
+
+def read_sheet(folder: Path) -> dict[str, Any]:
+    """FOLDER/examples.json; {} when there is none (an older version wrote the run)."""
+    try:
+        sheet = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return sheet if isinstance(sheet, dict) and isinstance(sheet.get("examples"), list) else {}
+
+
+def _time(folder: Path) -> float:
+    """When a folder's figures were written; 0 when they are not there."""
+    try:
+        return (folder / "figures.json").stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def read_lines(path: Path) -> list[Row]:
