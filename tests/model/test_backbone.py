@@ -130,7 +130,7 @@ def check_alone_equals_batch(net: VisualBackbone, sizes: list[tuple[int, int]], 
         assert max(leaks) > 1e-2  # or this test could not fail
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_lite0"])
 def test_alone_equals_batch_at_odd_sizes(name: str) -> None:
     check_alone_equals_batch(visual(name), ODD)
 

@@ -28,7 +28,8 @@ def tiny_config(**settings: Any) -> PixelBertConfig:
 
 def small_resnext(name: str, output: str = "stage") -> nn.Module:
     """ResNeXt-152 32x8d's own class and block, four blocks deep: stands in where the full network is slow."""
-    return ResNet(Bottleneck, [1, 1, 1, 1], cardinality=32, base_width=8, num_classes=0, global_pool="")
+    narrow = (32, 64, 128, 256)
+    return ResNet(Bottleneck, [1, 1, 1, 1], 0, cardinality=32, base_width=8, global_pool="", channels=narrow)
 
 
 def use_small_resnext(monkeypatch: Any) -> None:
