@@ -21,7 +21,7 @@ from PIL import Image
 
 from pixelbert.errors import CheckpointError, MachineError, UsageError
 from pixelbert.recipes.schema import load_recipe
-from pixelbert.training.report import percent, reporting, tokens, write_report
+from pixelbert.training.report import duration, percent, reporting, tokens, write_report
 from pixelbert.training.report.record import RunRecord, record_session
 
 _VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -104,7 +104,7 @@ def test_the_head_tells_what_was_run(run: Path) -> None:
         "pretrain-tiny",
         "scenes",
         f"{STEPS * BATCH:,}",
-        "2:01",
+        "time 2 min",
         "A processor",
         "2 cores",
         "float32",
@@ -353,7 +353,7 @@ def test_a_run_that_told_no_time_has_it_estimated(tmp_path: Path) -> None:
         "".join(json.dumps({k: v for k, v in r.items() if k != "seconds"}) + "\n" for r in rows)
     )
     assert RunRecord.read(run).seconds == pytest.approx(STEPS * BATCH / rows[-1]["pairs_per_s"])
-    assert "about 1:5" in Page(write_report(run)).flat
+    assert "about 2 min" in Page(write_report(run)).flat
 
 
 def evaluated(run: Path, seconds_later: float, **more: float) -> None:
@@ -410,6 +410,13 @@ def test_pieces_become_a_readable_caption() -> None:
 )
 def test_percent(value: float, told: str) -> None:
     assert percent(value, 0) == told.replace(" ", "\u202f")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3570, "1 h 0 min"), (4350, "1 h 12 min")]
+)
+def test_duration(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
 
 
 # -- a real run --------------------------------------------------------------------------------------------------------

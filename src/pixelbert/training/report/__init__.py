@@ -14,7 +14,6 @@ from typing import Any
 import jinja2
 
 from pixelbert.training.files import write_file
-from pixelbert.training.progress import clock
 from pixelbert.training.report.curves import curve_groups
 from pixelbert.training.report.figures import (
     compare_blind,
@@ -144,7 +143,7 @@ def _head(record: RunRecord, ended: str) -> dict[str, Any]:
         "share": min(1.0, record.step / total) if total else None,
         "finished": record.finished,
         "ended": "" if record.finished else ended,
-        "time": clock(seconds) if seconds is not None else None,
+        "time": duration(seconds) if seconds is not None else None,
         "time_is_estimate": not any("seconds" in r for r in record.train),
         "session": session,
         "precision": _precision(session),
@@ -239,6 +238,14 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {"percent": percent, "plain": plain, "count": lambda n: f"{n:,}"}
     return environment
+
+
+def duration(seconds: float) -> str:
+    """45 s, 41 min, 1 h 12 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def percent(value: float, digits: int = 1) -> str:
