@@ -21,7 +21,7 @@ from PIL import Image
 
 from pixelbert.errors import CheckpointError, MachineError, UsageError
 from pixelbert.recipes.schema import load_recipe
-from pixelbert.training.report import duration, percent, reporting, tokens, write_report
+from pixelbert.training.report import duration, percent, reporting, telling, tokens, write_report
 from pixelbert.training.report.record import RunRecord, record_session
 
 _VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -397,11 +397,33 @@ def test_changed_settings_are_told_beside_the_recipe(run: Path) -> None:
     assert re.search(r"Changed from the recipe pretrain-tiny.*schedule\.pairs 30000 25600", text)
 
 
+def test_only_the_telling_places_are_open(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    path = run / "validation" / "examples.json"
+    sheet = json.loads(path.read_text())
+    first = sheet["examples"][0]["masked"][0]
+    rows = [(0.9, 0.9), (0.9, 0.1), (0.5, 0.4), (0.2, 0.8), (0.9, 0.88), (0.3, 0.3)]  # the last: wrong, and sure of it
+    sheet["examples"][0]["masked"] = [
+        {**first, "place": i, "own_true": own, "other_true": other, "own": [["x", 0.9 if i == 5 else own]]}
+        for i, (own, other) in enumerate(rows)
+    ]
+    path.write_text(json.dumps(sheet))
+    assert [m["telling"] for m in telling(sheet["examples"][0]["masked"])] == [False, True, False, True, False, True]
+    assert "3 more" in Page(write_report(run)).flat
+
+
+def test_phases_are_marked_where_they_begin(tmp_path: Path) -> None:
+    changes = ["phases=[{until: 0.25, lr_scale: 0.5}, {until: 0.8}, {until: 1.0}]"]
+    page = Page(write_report(make_run(tmp_path / "run", steps=200, validations=0, overrides=changes)))
+    assert page.html.count("<title>phase 2</title>") == len([1 for tag, _ in page.tags if tag == "svg"])
+    assert "phase 3" not in page.html  # the run has not come that far
+
+
 def test_pieces_become_a_readable_caption() -> None:
-    pieces = ["a", "man", "'", "s", "t", "-", "shirt", "(", "red", ")", "run", "##ning", ",", "fast", ".", "##"]
+    pieces = ["a", "man", "'", "s", "t", "-", "shirt", "(", "red", ")", "run", "##ning", ",", "dogs", "'", "ball", "."]
     found = tokens({"pieces": pieces, "masked": [{"place": 1}, {"place": 11}]})
     text = "".join((" " if t["space"] else "") + t["text"] for t in found)
-    assert text.startswith("a man's t-shirt (red) running, fast.")
+    assert text == "a man's t-shirt (red) running, dogs' ball."
     assert [i for i, t in enumerate(found) if t["masked"]] == [1, 11]
 
 

@@ -32,6 +32,8 @@ _GROUPS = {
     "helped": ("Where the picture mattered most", "Right with its own picture, wrong with another. Chosen for that."),
     "failed": ("Where it was sure and wrong", "Wrong with its own picture, and confident. Chosen for that."),
 }
+_CLOSING, _OPENING = re.compile(r"[.,;:!?%)\]}’'-]"), re.compile(r"[(\[{‘-]")
+_PLACES = 3  # masked places of an example that are open to the eye; the others unfold
 _MOST_PICTURE_BYTES = 1_300_000  # of all pictures together: the page stays under 2 MB
 
 
@@ -47,7 +49,7 @@ def write_report(run: Path | str, *, blind: Path | str | None = None, ended: str
     """
     record = RunRecord.read(Path(run))
     other = find_blind(record, Path(blind) if blind is not None else None)
-    page = _environment().get_template("report.html.jinja").render(context(record, other, ended))
+    page = _template().render(context(record, other, ended))
     path = record.path / "report.html"
     write_file(path, page)
     return path
@@ -78,6 +80,7 @@ def reporting(run: Path, note: Callable[[str], None], active: bool = True) -> It
         if active:
             renew_report(run, note, ended=ended)
 
+    _template()
     try:
         yield write
     except BaseException as error:
@@ -192,8 +195,8 @@ def _sheet(record: RunRecord) -> dict[str, Any]:
                 if data and len(data) <= left:
                     left -= len(data)
                     pictures[name] = "data:image/jpeg;base64," + base64.b64encode(data).decode()
-            blank = {"picture": None, "other_picture": None}
-            examples.append(example | blank | pictures | {"tokens": tokens(example)})
+            more = {"tokens": tokens(example), "masked": telling(example["masked"])}
+            examples.append({**example, "picture": None, "other_picture": None, **pictures, **more})
         if examples:
             groups.append({"key": key, "title": title, "rule": rule, "examples": examples})
     return {"sheet": groups, "sheet_pairs": record.shown.pairs if own and record.shown is not None else last}
@@ -209,16 +212,26 @@ def _bytes(folder: Path, name: Any) -> bytes | None:
         return None
 
 
+def telling(places: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Masked places in their order, each with `telling`: the three where the picture, or a sure mistake, shows most."""
+
+    def worth(place: dict[str, Any]) -> float:
+        return max(abs(place["own_true"] - place["other_true"]), place["own"][0][1] - place["own_true"])
+
+    best = sorted(range(len(places)), key=lambda i: -worth(places[i]))[:_PLACES]
+    return [{**place, "telling": i in best} for i, place in enumerate(places)]
+
+
 def tokens(example: dict[str, Any]) -> list[dict[str, Any]]:
     """The caption's pieces to set as text: `text`, whether a `space` goes before, and the masked place or None."""
     masked = {m["place"]: m for m in example["masked"]}
     found: list[dict[str, Any]] = []
-    opening = True
+    before = "("  # no space before the first
     for place, piece in enumerate(example["pieces"]):
-        closing = bool(re.fullmatch(r"[.,;:!?%)\]}’'-]", piece))
-        glued = piece.startswith("##") or closing or opening
-        opening = bool(re.fullmatch(r"[(\[{‘'-]", piece))
+        endings = before in ("'", "’") and piece in ("s", "t", "d", "m", "re", "ve", "ll")
+        glued = piece.startswith("##") or _CLOSING.fullmatch(piece) or _OPENING.fullmatch(before) or endings
         found.append({"text": plain(piece), "space": not glued, "masked": masked.get(place)})
+        before = piece
     return found
 
 
@@ -228,16 +241,20 @@ def plain(piece: str) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _template() -> jinja2.Template:
+    """The page; read once, so that a long run does not mix two versions of the package."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pixelbert.training.report", "page"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        auto_reload=False,
     )
     environment.filters |= {"percent": percent, "plain": plain, "count": lambda n: f"{n:,}"}
-    return environment
+    for part in ("report.css", "report.js"):
+        environment.get_template(part)
+    return environment.get_template("report.html.jinja")
 
 
 def duration(seconds: float) -> str:

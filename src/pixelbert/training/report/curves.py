@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -19,19 +20,39 @@ def curve_groups(record: RunRecord, blind: RunRecord | None) -> list[dict[str, A
     groups = (
         ("On held-out pictures", "", validation_panels(record, blind)),
         ("Losses", "Thin: every step. Thick: the running mean.", loss_panels(record)),
-        ("Steps and speed", "Speed and waiting are means since the start or the last resume.", machine_panels(record)),
+        ("Steps and speed", "Waiting: the mean since the start or the last resume.", machine_panels(record)),
     )
+    phases = _phases(record)
     drawn, number = [], 0
     for title, note, panels in groups:
         shown, items = [panel for panel in panels if not panel.empty], []
         columns = 4 if len(shown) % 4 == 0 else 3
         for panel in shown:
+            panel.marks = phases
             panel.width = 330 if columns == 3 else 240
             items.append({"panel": panel, "svg": Markup(draw(panel, number))})
             number += 1
         if items:
             drawn.append({"title": title, "note": note, "panels": items, "columns": columns})
     return drawn
+
+
+def _phases(record: RunRecord) -> list[tuple[float, str]]:
+    """Where a phase of the recipe begins after the first, in pairs, as far as the run has come."""
+    ends = [phase.get("until") for phase in record.recipe.get("phases") or []]
+    batch, steps = record.get("optim.batch_size", 0), record.steps or 0
+    begins = [(math.ceil(end * steps) * batch, f"phase {i + 2}") for i, end in enumerate(ends) if end and end < 1]
+    return [(float(pairs), name) for pairs, name in begins if pairs < record.pairs]
+
+
+def _speed(rows: list[Row]) -> list[tuple[float, float]]:
+    """Pairs a second over runs of steps, saving and validation included; as the run told it where it told no time."""
+    timed = [(float(r["pairs"]), float(r["seconds"])) for r in rows if "seconds" in r]
+    if len(timed) < 2:
+        return _points(rows, "pairs_per_s")
+    some = timed[:: max(1, len(timed) // 60)]
+    between = itertools.pairwise(some)
+    return [(to[0], (to[0] - start[0]) / (to[1] - start[1])) for start, to in between if to[1] > start[1]]
 
 
 def _points(rows: list[Row], key: str, factor: float = 1.0) -> list[tuple[float, float]]:
@@ -88,6 +109,6 @@ def machine_panels(record: RunRecord) -> list[Panel]:
     return [
         Panel("Learning rates", curves, log=spread, zero=not spread),
         Panel("Gradient norm", [Curve("norm", norms, 1, smoothed=True)], references=reference, zero=True),
-        Panel("Pairs a second", [Curve("rate", _points(rows, "pairs_per_s"), 1)], zero=True),
+        Panel("Pairs a second", [Curve("rate", _speed(rows), 1)], zero=True),
         Panel("Waiting for data", [Curve("share", _points(rows, "data_wait", 100.0), 1)], " %", zero=True),
     ]  # fmt: skip

@@ -36,12 +36,15 @@ class Curve:
 
 @dataclass
 class Panel:
-    """One chart. `unit` follows a value in the readout; `references` are horizontal lines (value, what it means)."""
+    """One chart. `unit` follows a value in the readout; `references` are horizontal lines
+    (value, what it means), `marks` vertical ones (pairs, what happened there).
+    """
 
     title: str
     curves: list[Curve]
     unit: str = ""
     references: list[tuple[float, str]] = field(default_factory=list)
+    marks: list[tuple[float, str]] = field(default_factory=list)
     log: bool = False
     zero: bool = False  # the axis begins at zero
     span: float = 0.0  # the least that the axis covers, so that a flat curve looks flat
@@ -219,6 +222,10 @@ def draw(panel: Panel, place: int = 0) -> str:
         *_axes(panel, scale),
         f'<g clip-path="url(#{clip})">',
     ]
+    for pairs, happened in panel.marks:
+        x = scale((pairs, scale.y[0]))[0]
+        line = f'<path class="event" d="M{x:.1f} {_TOP}V{HEIGHT - _BOTTOM}">'
+        parts.append(f"{line}<title>{escape(happened)}</title></path>")
     for value, meaning in panel.references:
         y = scale((0, value))[1]
         parts.append(f'<path class="reference" d="M{_LEFT} {y:.1f}H{scale.right}"/>')
