@@ -17,12 +17,13 @@ _LOSSES = {"loss": "All losses", "mlm": "Masked-word loss", "itm": "Match loss",
 
 def curve_groups(record: RunRecord, blind: RunRecord | None) -> list[dict[str, Any]]:
     """The panels in groups, drawn; a panel without values and a group without panels are left out."""
+    phases = _phases(record)
+    told = "Thin: every step. Thick: the running mean." + (" Upright lines: the next phase begins." if phases else "")
     groups = (
         ("On held-out pictures", "", validation_panels(record, blind)),
-        ("Losses", "Thin: every step. Thick: the running mean.", loss_panels(record)),
+        ("Losses", told, loss_panels(record)),
         ("Steps and speed", "Waiting: the mean since the start or the last resume.", machine_panels(record)),
     )
-    phases = _phases(record)
     drawn, number = [], 0
     for title, note, panels in groups:
         shown, items = [panel for panel in panels if not panel.empty], []
