@@ -48,7 +48,7 @@ class MachineError(PixelBertError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """"Did you mean 'x'?" for the valid name closest to `name`, else the list of valid names."""
+    """The words "did you mean 'x'?" for the valid name closest to `name`, else the list of valid names."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"valid names: {', '.join(names)}"
