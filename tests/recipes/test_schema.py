@@ -206,7 +206,6 @@ def test_changes_do_not_leak_into_other_recipes() -> None:
         ("loss={mlm: 0, itm: 0}", "at least one loss needs a weight"),
         ("loss.contrastive=1", "need contrastive_size"),
         ("itm.hard_share=0.5", "need contrastive_size"),
-        ("image.shorter=null", "image needs `square`, or `shorter`"),
         ("schedule.epochs=null", "schedule: give either epochs or pairs"),
         ("optim=5", "optim is 5"),
         ("data.train_splits=[]", r"data\.train_splits is \[\]"),

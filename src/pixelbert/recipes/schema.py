@@ -229,8 +229,6 @@ class Recipe(Section):
             raise ValueError("the contrastive loss and hard negatives need contrastive_size, their vectors' width")
         if self.mlm.on_negatives and any(hard):
             raise ValueError("mlm.on_negatives and hard negatives do not go together: those are chosen after masking")
-        if self.image.square is None and self.image.shorter is None:
-            raise ValueError("image needs `square`, or `shorter` (with `longer` at most)")
         return self
 
 
