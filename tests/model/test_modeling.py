@@ -14,10 +14,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, BertCon
 
 import pixelbert
 from pixelbert.model.config import PixelBertConfig
+from pixelbert.model.image_processing import ResizeRule, multiple_for_backbone
 from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertModel
 
 ODD = [(37, 145), (145, 37), (67, 67), (99, 131)]  # aspect ratios from 1:4 to 4:1
-MULTIPLES = [(64, 256), (256, 64), (128, 128)]  # of the stride, 64 with the pool, as the processor gives them
+PHOTOS = [(480, 1920), (1920, 480), (640, 427), (333, 500)]  # the same as photos, for the processor
 
 
 def tiny_model(seed: int = 0, **settings: Any) -> PixelBertModel:
@@ -92,9 +93,21 @@ def test_pair_alone_equals_pair_in_batch_resnext152() -> None:
     check_pair_alone_equals_pair_in_batch(tiny_model(backbone="resnext152_32x8d"), [(301, 76), (76, 301), (160, 203)])
 
 
-@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "resnet50_clip", "resnet50d", "convnext_tiny"])
-def test_pair_alone_equals_pair_in_batch_at_the_processors_sizes(backbone: str) -> None:
-    check_pair_alone_equals_pair_in_batch(tiny_model(backbone=backbone), MULTIPLES)
+@pytest.mark.parametrize(
+    ("backbone", "pool"),
+    [
+        ("tf_efficientnet_lite0", False),
+        ("tf_efficientnet_lite0", True),
+        ("resnet50_clip", True),
+        ("resnet50d", True),
+        ("convnext_tiny", False),
+    ],
+)
+def test_pair_alone_equals_pair_in_batch_at_the_processors_sizes(backbone: str, pool: bool) -> None:
+    rule = ResizeRule(shorter=70, longer=280, multiple=multiple_for_backbone(backbone, pool))
+    sizes = [rule.target(*photo) for photo in PHOTOS]
+    assert len(set(sizes)) > 2
+    check_pair_alone_equals_pair_in_batch(tiny_model(backbone=backbone, visual_pool=pool), sizes)
 
 
 @pytest.mark.parametrize("position", ["none", "sine2d", "learned2d"])
