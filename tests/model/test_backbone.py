@@ -117,7 +117,7 @@ def check_alone_equals_batch(net: VisualBackbone, sizes: list[tuple[int, int]], 
     batch, valid = batch_of(images)
     with torch.no_grad():
         features, mask = net(batch, valid)
-        unguarded = net._run(net._pad_to_stride(net.normalise(batch)))
+        unguarded = net._run(net._pad_to_stride(net.normalise(batch)), None)
         leaks = []
         for i, image in enumerate(images):
             alone, _ = net(image[None])
@@ -198,6 +198,14 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_those_alone(name: str) -> No
     ((features[0, :, :2, :3] * weights[0]).sum() + (features[1, :, :2, :2] * weights[1]).sum()).backward()
     for name, parameter in net.named_parameters():
         assert relative(alone[name], parameter.grad) < 1e-9, name
+
+
+def test_no_padding_is_remembered_after_a_batch() -> None:
+    net, images = visual("resnet18"), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        before = net.body(images)[-1]
+        net(images, torch.tensor([[33, 96], [64, 40]]))
+        assert torch.equal(net.body(images)[-1], before)
 
 
 def test_a_deep_copy_masks_by_its_own_sizes() -> None:

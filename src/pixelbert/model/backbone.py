@@ -117,27 +117,28 @@ class VisualBackbone(nn.Module):
             features [I, C, h, w] and mask bool [I, h, w], True where a cell belongs to its image.
         """
         images = self.normalise(images)
-        if sizes is not None and bool((sizes == sizes.new_tensor(images.shape[-2:])).all()):
-            sizes = None
-        if sizes is not None and self.mixes_globally:
-            return self._one_by_one(images, sizes)
-        if sizes is not None:
-            images = self._pad_to_stride(images)
-            sizes = sizes.to(images.device)
-        features = self._run(images, sizes)
-        if self._padding is None:
+        if sizes is None or bool((sizes == sizes.new_tensor(images.shape[-2:])).all()):
+            features = self._run(images, None)
             return features, features.new_ones(features.shape[0], *features.shape[-2:], dtype=torch.bool)
-        return features, ~self._padding.outside(features.shape[-2:]).squeeze(1)
+        if self.mixes_globally:
+            return self._one_by_one(images, sizes)
+        images = self._pad_to_stride(images)
+        padding = _Padding(sizes.to(images.device), (images.shape[-2], images.shape[-1]))
+        features = self._run(images, padding)
+        return features, ~padding.outside(features.shape[-2:]).squeeze(1)
 
-    def _run(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """The CNN's map [I, C, h, w]; without `sizes` nothing is masked."""
-        padding = self._padding = None if sizes is None else _Padding(sizes, (images.shape[-2], images.shape[-1]))
-        if self.compute_dtype is None:
-            features = self._body(images)
-        else:
-            with torch.autocast(images.device.type, self.compute_dtype):
-                features = self._body(images).float()
-        if features.requires_grad:  # checkpointed stages run again in backward, when another batch may have passed
+    def _run(self, images: Tensor, padding: _Padding | None) -> Tensor:
+        """The CNN's map [I, C, h, w], with `padding` kept out of it."""
+        self._padding = padding
+        try:
+            if self.compute_dtype is None:
+                features = self._body(images)
+            else:
+                with torch.autocast(images.device.type, self.compute_dtype):
+                    features = self._body(images).float()
+        finally:
+            self._padding = None
+        if self.gradient_checkpointing and features.requires_grad:  # backward runs the CNN again: with this padding
             features.register_hook(lambda _: setattr(self, "_padding", padding))
         return features
 
@@ -192,7 +193,9 @@ class VisualBackbone(nn.Module):
 
     def _one_by_one(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Each image without its padding, then put together: for networks that mix the whole map."""
-        maps = [self._run(image[None, :, :h, :w])[0] for image, (h, w) in zip(images, sizes.tolist(), strict=True)]
+        maps = [
+            self._run(image[None, :, :h, :w], None)[0] for image, (h, w) in zip(images, sizes.tolist(), strict=True)
+        ]
         height, width = (max(m.shape[i] for m in maps) for i in (-2, -1))
         features = maps[0].new_zeros(len(maps), maps[0].shape[0], height, width)
         mask = torch.zeros(len(maps), height, width, dtype=torch.bool, device=features.device)
