@@ -7,7 +7,7 @@ holds only when a step is one micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixelbert.data.augment import augment
-from pixelbert.data.batches import Batch, Plan, Records, pad_ids
+from pixelbert.data.batches import Batch, Plan, pad_ids
 from pixelbert.data.draws import generator, seed_of
-from pixelbert.data.images import ImageLimits, ResizeRule, collate_images, load_ref
-from pixelbert.model.image_processing import DEFAULT_LIMITS
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.pixels import Grid, sample_pixels
+from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
 from pixelbert.tasks.matching import draw_foreign, is_negative, own_keys, text_key
 
@@ -87,25 +85,14 @@ def _float32(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 @dataclass
-class PretrainingBatches:
+class PretrainingBatches(Inputs):
     """Builds the batch of a plan: decoded images, masked texts, negatives; every draw keyed by the record."""
 
-    records: Records
-    tokenizer: Any
-    rule: ResizeRule
-    size_divisor: int
-    seed: int
-    limits: ImageLimits = DEFAULT_LIMITS
-    max_length: int = 32
     mask_probability: float = 0.15
     whole_word: bool = False
     mlm_on_negatives: bool = False
     negative_ratio: float = 0.5
-    augmentation: str = "none"
-    crop_scale: float = 0.6
     contrastive: bool = False  # also the plain captions, and each caption's own masked version
-    constant: tuple[int, int, int] | None = None  # blind: this colour instead of every image
-    without_images: bool = False  # their features are kept already
 
     def __post_init__(self) -> None:
         self.vocabulary = Vocabulary.of(self.tokenizer)
@@ -120,13 +107,7 @@ class PretrainingBatches:
         records: the pairs' records; step.
         """
         images = self.records.image_of[plan.records]
-        # an image of two epochs (where one ends and the next begins) is augmented differently: it comes twice
-        keys, image_of_text = np.unique(plan.epochs * self.records.num_images + images, return_inverse=True)
-        epochs, unique = np.divmod(keys, self.records.num_images)
-        batch: Batch = {"image_rows": torch.from_numpy(unique)}
-        if not self.without_images:
-            batch |= self.image_batch(unique.tolist(), epochs.tolist())
-        batch["image_of_text"] = torch.from_numpy(image_of_text.reshape(-1).astype(np.int64))
+        batch = self.images_of(images, plan.epochs)
         pairs = list(zip(plan.epochs.tolist(), plan.records.tolist(), strict=True))
         negative = [is_negative(position, self.negative_ratio) for position in plan.positions.tolist()]
         shown = [
@@ -147,7 +128,7 @@ class PretrainingBatches:
         batch["records"] = plan.records.tolist()
         batch["step"] = plan.step
         if self.contrastive:
-            self._add_captions(batch, pairs, unique.tolist())
+            self._add_captions(batch, pairs, batch["image_rows"].tolist())
         return batch
 
     def _add_captions(self, batch: Batch, pairs: list[tuple[int, int]], images: list[int]) -> None:
@@ -162,30 +143,9 @@ class PretrainingBatches:
         own = [own_keys(self.records, image) for image in images]
         batch["own"] = torch.tensor([[key in mine for key in keys] for mine in own])
 
-    def tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """[CLS] pieces [SEP] of each text, at most `max_length`."""
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
-        return [np.asarray(ids, dtype=np.int64) for ids in encoded]
-
     def mask(self, ids: np.ndarray, epoch: int, record: int) -> tuple[np.ndarray, np.ndarray]:
         draw = generator(self.seed, "mask", epoch, record)
         return mask_tokens(ids, self.vocabulary, draw, self.mask_probability, self.whole_word)
-
-    def image_batch(self, images: Sequence[int], epochs: Sequence[int]) -> Batch:
-        """pixel_values uint8 [I, 3, H, W] and image_sizes [I, 2] of these images."""
-        pixels = [self._image(image, epoch) for image, epoch in zip(images, epochs, strict=True)]
-        values, sizes = collate_images(pixels, self.size_divisor)
-        return {"pixel_values": values, "image_sizes": sizes}
-
-    def _image(self, image: int, epoch: int) -> np.ndarray:
-        if self.constant is not None and self.rule.square is not None:  # its size is known without a look at it
-            return np.broadcast_to(np.array(self.constant, dtype=np.uint8), (*self.rule.target(1, 1), 3))
-        record = self.records.record_id(self.records.records_of(image)[0])
-        pixels = load_ref(self.records.image(image), self.rule, self.limits, record=record)
-        if self.constant is not None:
-            return np.broadcast_to(np.array(self.constant, dtype=np.uint8), pixels.shape)
-        draw = generator(self.seed, "augment", epoch, image)
-        return augment(pixels, self.augmentation, draw, self.crop_scale)
 
 
 # -- losses of a batch -------------------------------------------------------------------------------------------------
@@ -246,7 +206,7 @@ class PretrainingObjective(nn.Module):
             if settings.contrastive:
                 losses["contrastive"] = contrastive_loss(images, texts, batch["image_of_text"], batch["own"], scale)
             if settings.hard_share:
-                replaced = self._harden(batch, images.detach(), texts.detach(), float(scale), settings.hard_share)
+                replaced = self._harden(batch, images.detach(), texts.detach(), float(scale.detach()), settings.hard_share)
         if settings.mlm or settings.itm:
             losses |= self._fused(batch, grid, settings, replaced)
         return losses

@@ -225,7 +225,8 @@ def pretraining_batches(
         grey.reverse()
     return PretrainingBatches(
         records, processor.tokenizer, rule, images.size_divisor, recipe.seed, images.limits, processor.max_length,
-        recipe.mlm.probability, recipe.mlm.whole_word, recipe.mlm.on_negatives, recipe.itm.negative_ratio,
+        mask_probability=recipe.mlm.probability, whole_word=recipe.mlm.whole_word,
+        mlm_on_negatives=recipe.mlm.on_negatives, negative_ratio=recipe.itm.negative_ratio,
         augmentation=recipe.image.augment if train else "none", crop_scale=recipe.image.crop_scale,
         contrastive=train and config.contrastive_size > 0,
         constant=(grey[0], grey[1], grey[2]) if recipe.blind else None,
