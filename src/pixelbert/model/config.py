@@ -35,6 +35,9 @@ class PixelBertConfig(PreTrainedConfig):
         visual_position: `none` (the paper), fixed sine or learned row + column vectors.
         num_sampled_pixels: pixels kept per text copy while pretraining; 0 keeps all.
         contrastive_size: width of the pooled vectors; 0 = no contrastive head (the paper).
+        head_dropout: in the heads of the downstream tasks.
+        num_images, image_type: pictures a statement is about, and whether each place has a vector of its own (NLVR2;
+            the paper gives both pictures the same s_v).
         image_mean, image_std, image_channels: of the CNN's own training, for pixel values scaled to 0..1.
     """
 
@@ -55,6 +58,9 @@ class PixelBertConfig(PreTrainedConfig):
         visual_dropout: float = 0.0,
         num_sampled_pixels: int = 100,
         contrastive_size: int = 0,
+        head_dropout: float = 0.5,
+        num_images: int = 2,
+        image_type: bool = False,
         image_mean: tuple[float, ...] | list[float] = IMAGENET_MEAN,
         image_std: tuple[float, ...] | list[float] = IMAGENET_STD,
         image_channels: str = "RGB",
@@ -73,6 +79,9 @@ class PixelBertConfig(PreTrainedConfig):
         self.visual_dropout = visual_dropout
         self.num_sampled_pixels = num_sampled_pixels
         self.contrastive_size = contrastive_size
+        self.head_dropout = head_dropout
+        self.num_images = num_images
+        self.image_type = image_type
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.image_channels = image_channels

@@ -206,7 +206,9 @@ class PretrainingObjective(nn.Module):
             if settings.contrastive:
                 losses["contrastive"] = contrastive_loss(images, texts, batch["image_of_text"], batch["own"], scale)
             if settings.hard_share:
-                replaced = self._harden(batch, images.detach(), texts.detach(), float(scale.detach()), settings.hard_share)
+                replaced = self._harden(
+                    batch, images.detach(), texts.detach(), float(scale.detach()), settings.hard_share
+                )
         if settings.mlm or settings.itm:
             losses |= self._fused(batch, grid, settings, replaced)
         return losses
