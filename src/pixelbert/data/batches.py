@@ -34,6 +34,8 @@ class Records(Protocol):
     def records_of(self, image: int) -> range: ...
     def text(self, record: int) -> str: ...
     def record_id(self, record: int) -> str: ...
+    def target(self, record: int) -> dict[str, Any]: ...
+    def second_image(self, record: int) -> int: ...
     def image_id(self, image: int) -> str: ...
     def image(self, image: int) -> ImageRef: ...
 
@@ -68,6 +70,16 @@ class JoinedSplits:
     def record_id(self, record: int) -> str:
         split, local = self._record(record)
         return split.record_id(local)
+
+    def target(self, record: int) -> dict[str, Any]:
+        split, local = self._record(record)
+        return split.target(local)
+
+    def second_image(self, record: int) -> int:
+        """The row of the record's second image among all, -1 when it has one image."""
+        i = int(np.searchsorted(self._records, record, side="right")) - 1
+        second = self.splits[i].second_image(record - int(self._records[i]))
+        return second if second < 0 else second + int(self._images[i])
 
     def image_id(self, image: int) -> str:
         i, local = self._image(image)

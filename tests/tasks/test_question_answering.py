@@ -1,0 +1,93 @@
+"""Questions: answer lists, soft targets and scores, against hand-made cases and the official functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pixelbert.errors import DataError
+from pixelbert.metrics import vqa_accuracy, vqa_soft_targets
+from pixelbert.tasks.question_answering import answer_list, given_answers, score_answers, soft_targets, vqa_loss
+
+
+def ten(*answers: str) -> list[dict[str, Any]]:
+    return [{"answer": answer, "answer_id": i + 1} for i, answer in enumerate(answers)]
+
+
+class Questions:
+    """Records in memory: their targets alone."""
+
+    def __init__(self, targets: list[dict[str, Any]]) -> None:
+        self.targets = targets
+        self.num_records = len(targets)
+
+    def target(self, record: int) -> dict[str, Any]:
+        return self.targets[record]
+
+
+def test_ten_answers_get_the_official_worth() -> None:
+    target = {"answers": ten(*["yes"] * 4, *["2"] * 3, *["two"] * 2, "Yes")}
+    worth = soft_targets(target, {"2": 0, "t shirt": 1, "yes": 2}, normalize=False)
+    assert worth.tolist() == pytest.approx([0.9, 0, 1])  # the example of the reference: 3 x "2", raw strings
+    worth = soft_targets(target, {"2": 0, "t shirt": 1, "yes": 2})
+    assert worth.tolist() == [1, 0, 1]  # normalised, "two" is "2" and "Yes" is "yes"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(["yes", "Yes!", "two", "2", "a dog", "dog", "t-shirt"]), min_size=10, max_size=10))
+@pytest.mark.parametrize("normalize", [True, False])
+def test_ten_answers_equal_the_official_targets(normalize: bool, answers: list[str]) -> None:
+    vocabulary = ["yes", "2", "dog", "t shirt", "t-shirt"]
+    annotation = {"question_id": 7, "answers": ten(*answers)}
+    official = vqa_soft_targets([annotation], vocabulary, normalize)[7]
+    ours = soft_targets(annotation, {a: i for i, a in enumerate(vocabulary)}, normalize)
+    assert {a: pytest.approx(float(w)) for a, w in zip(vocabulary, ours, strict=True) if w} == official
+
+
+@pytest.mark.parametrize(
+    ("answers", "worth"),
+    [(["cat"], 1), (["cat", "dog"], 1), (["cat", *["dog"] * 3], 0.75), (["cat", *["dog"] * 4], 0.6), (["dog"], 0)],
+)
+def test_other_numbers_of_answers_count_three_times_their_share(answers: list[str], worth: float) -> None:
+    assert soft_targets({"answers": answers}, {"cat": 0})[0] == pytest.approx(worth)
+    figures, each = score_answers(Questions([{"answers": answers}]), {0: "The cat."})  # type: ignore[arg-type]
+    assert (figures["vqa_score"], each) == (pytest.approx(100 * worth), [pytest.approx(100 * worth)])
+
+
+def test_official_data_is_scored_by_the_official_rules_and_types() -> None:
+    targets = [
+        {"answers": ten(*["yes"] * 10), "answer_type": "yes/no", "question_type": "is the"},
+        {"answers": ten(*["cat"] * 3, *["dog"] * 7), "answer_type": "other", "question_type": "what"},
+    ]
+    figures, each = score_answers(Questions(targets), {0: "Yes", 1: "Cat."})  # type: ignore[arg-type]
+    annotations = [{**target, "question_id": i} for i, target in enumerate(targets)]
+    assert figures["vqa_score"] == vqa_accuracy({0: "Yes", 1: "Cat."}, annotations).overall == 45.0
+    assert each == [0.0, 90.0]
+    assert figures["vqa_score.other"] == figures["vqa_score.question.what"] == 90.0
+
+
+def test_the_list_keeps_answers_of_enough_questions_most_frequent_first() -> None:
+    targets: list[dict[str, Any]] = [{"multiple_choice_answer": "two", "answers": ten(*["two"] * 10)}] * 3
+    targets += [{"answers": ["red", "Red", "blue"]}] * 2 + [{"answers": ["green"]}] + [{}]
+    assert answer_list(targets, 2) == ["2", "red"]
+    with pytest.raises(DataError, match="at least 9 of the 6 questions"):
+        answer_list(targets)
+
+
+def test_the_loss_is_summed_over_answers_and_questions() -> None:
+    logits, targets = torch.randn(3, 4), torch.rand(3, 4)
+    p = logits.double().sigmoid().numpy()
+    t = targets.double().numpy()
+    assert float(vqa_loss(logits, targets)) == pytest.approx(-(t * np.log(p) + (1 - t) * np.log(1 - p)).sum(), rel=1e-5)
+
+
+def test_answers_may_be_records_or_plain_strings() -> None:
+    assert given_answers({"answers": ten("a", "b")}) == given_answers({"answers": ["a", "b"]}) == ["a", "b"]
+    assert given_answers({}) == []
+    assert Counter(given_answers({"answers": ["a", "a"]})) == {"a": 2}
