@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torchvision
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
 from pixelbert.model import backbone
 from pixelbert.model.config import PixelBertConfig
+from pixelbert.model.modeling import PixelBertModel
 
 TEXT = {
     "vocab_size": 60,
@@ -24,6 +26,30 @@ TEXT = {
 def tiny_config(**settings: Any) -> PixelBertConfig:
     """A 2-layer, 32-wide Pixel-BERT over a ResNet-18, unless told otherwise."""
     return PixelBertConfig(text_config=dict(TEXT), **{"backbone": "resnet18", "num_sampled_pixels": 0, **settings})
+
+
+def tiny_core(**settings: Any) -> PixelBertModel:
+    """The bare model of `tiny_config`, the same one each time."""
+    torch.manual_seed(0)
+    return PixelBertModel(tiny_config(**settings)).eval()
+
+
+def random_resnet18() -> nn.Module:
+    """torchvision's network with random weights: a source, and the judge of what we loaded from it."""
+    torch.manual_seed(1)
+    network = torchvision.models.resnet18(weights=None).eval()
+    randomise(network)
+    return network
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """The weights as they are now."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def unchanged(model: nn.Module, before: dict[str, Tensor]) -> bool:
+    """Whether the weights are those of the snapshot."""
+    return all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def small_resnext(name: str, output: str = "stage") -> nn.Module:

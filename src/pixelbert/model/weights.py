@@ -297,7 +297,7 @@ def load_text_weights(
         names |= {key: f"mlm_head.{match['name']}" for key in tensors if (match := _MLM_HEAD.fullmatch(key))}
     values = {name: tensors[key] for key, name in names.items()}
     report = LoadReport(source)
-    _load(targets, values, names, report, "the text encoder", strict, fresh="mlm_head.")
+    _load(targets, values, names, report, "the text encoder", strict, fresh=("mlm_head.",))
     types = values.get("embeddings.token_type_embeddings.weight")
     if type_embedding_init == "bert" and types is not None and len(types) > 1:
         with torch.no_grad():
@@ -356,9 +356,9 @@ def _load(
     report: LoadReport,
     what: str,
     strict: bool,
-    fresh: str = " ",
+    fresh: tuple[str, ...] = (),
 ) -> None:
-    """Copy `values` into `targets`, by name, if they are the right ones. `fresh`: a prefix of what may be missing."""
+    """Copy `values` into `targets`, by name, if they are the right ones. `fresh`: prefixes of what may be missing."""
     for name, target in targets.items():
         if name not in values:
             if not name.endswith("num_batches_tracked"):
@@ -370,8 +370,9 @@ def _load(
     report.unused = [key for key, name in names.items() if name not in targets]
     missing = [name for name in report.missing if not name.startswith(fresh)]
     # a tensor below a part that we have too, and yet not ours: the source is a larger network of the same kind
-    parts = tuple(f"{name.split('.')[0]}." for name in targets)
-    larger = [key for key in report.unused if names[key].startswith(parts) and not key.endswith("position_ids")]
+    parts = tuple({f"{name.split('.')[0]}_" for name in targets})
+    unused = [key for key in report.unused if not key.endswith("position_ids")]
+    larger = [key for key in unused if names[key].replace(".", "_").startswith(parts)]
     if 2 * len(report.loaded) < len(targets) and not report.misshaped:
         problem = f"{len(names)} tensors (first {_first(names)}), of which {len(report.loaded)} belong to it"
     elif report.misshaped:
