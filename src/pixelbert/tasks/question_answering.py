@@ -99,7 +99,7 @@ def score_answers(records: Records, answers: Mapping[int, str]) -> tuple[dict[st
         answers: record -> answer, for every record.
 
     Official data (ten answers a question) goes through the official script's rules; other data by the worth of an
-    answer (see above) on normalised strings. Questions whose answers are outside the model's list count like all others.
+    answer (see above) on normalised strings. Questions whose answers are not in the model's list count like all others.
     """
     targets = [records.target(record) for record in range(records.num_records)]
     if all(len(given_answers(target)) == OFFICIAL_ANSWERS for target in targets):

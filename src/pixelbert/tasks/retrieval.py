@@ -1,0 +1,53 @@
+"""Image-text retrieval (Section 4.2): score 1 true and 20 random captions per image, learn from the 5 hardest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pixelbert.data.batches import Batch, Plan, pad_ids
+from pixelbert.data.draws import generator
+from pixelbert.tasks.inputs import Inputs
+from pixelbert.tasks.matching import draw_foreign
+
+
+def retrieval_loss(scores: Tensor) -> Tensor:
+    """Softmax cross-entropy summed over the pairs: scores [P, 1 + n], the true caption first."""
+    scores = scores.float()
+    return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.long), reduction="sum")
+
+
+def hardest(scores: Tensor, count: int) -> Tensor:
+    """Places [P, 1 + count] of the true caption and of its `count` best-scored negatives: scores [P, 1 + n]."""
+    negatives = scores[:, 1:].topk(min(count, scores.shape[1] - 1), dim=1).indices + 1
+    return torch.cat([torch.zeros_like(negatives[:, :1]), negatives], dim=1)
+
+
+@dataclass
+class RetrievalBatches(Inputs):
+    """Builds the batch of a plan: each pair's true caption and `negatives` random ones of other images."""
+
+    negatives: int = 20
+
+    def __call__(self, plan: Plan) -> Batch:
+        """As `PretrainingBatches`, with candidate_ids and candidate_mask int64 [P, 1 + negatives, L].
+
+        The true one comes first; the negatives never are a caption of the same image, nor equal to one of its own.
+        """
+        images = self.records.image_of[plan.records]
+        batch = self.images_of(images, plan.epochs)
+        texts: list[str] = []
+        for image, epoch, record in zip(images, plan.epochs.tolist(), plan.records.tolist(), strict=True):
+            draw = generator(self.seed, "candidates", epoch, record)
+            foreign = [draw_foreign(self.records, int(image), draw) for _ in range(self.negatives)]
+            texts += [self.records.text(r) for r in (record, *foreign)]
+        ids = self.tokenize(texts)
+        shape = (len(images), 1 + self.negatives, -1)
+        batch["candidate_ids"] = pad_ids(ids).view(shape)
+        batch["candidate_mask"] = pad_ids([np.ones_like(row) for row in ids]).view(shape)
+        batch["records"], batch["step"] = plan.records.tolist(), plan.step
+        return batch
