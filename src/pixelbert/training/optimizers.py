@@ -35,7 +35,8 @@ def build_optimizers(model: PixelBertPreTrainedModel, settings: Optim) -> list[O
     text_groups += _groups(new_names, new, settings.text.weight_decay, settings.no_decay)
     text = torch.optim.AdamW(text_groups, betas=settings.text.betas, eps=settings.text.eps, fused=True)
     if settings.cnn.name == "sgd":
-        return [torch.optim.SGD(cnn_groups, momentum=settings.cnn.momentum, fused=True), text]
+        # not fused: that fails where a phase trains parameters that have no momentum yet beside some that have
+        return [torch.optim.SGD(cnn_groups, momentum=settings.cnn.momentum), text]
     return [torch.optim.AdamW(cnn_groups, betas=settings.text.betas, eps=settings.text.eps, fused=True), text]
 
 
