@@ -20,6 +20,7 @@ from pixelbert.data.images import ResizeRule
 from pixelbert.errors import DataError
 from pixelbert.tasks.masking import IGNORED
 from pixelbert.tasks.matching import draw_foreign, is_negative, text_key
+from pixelbert.tasks.objective import length_chunks
 from pixelbert.tasks.pretraining import (
     LossSettings,
     PretrainingBatches,
@@ -27,7 +28,6 @@ from pixelbert.tasks.pretraining import (
     contrastive_loss,
     hard_negatives,
     itm_loss,
-    length_chunks,
     loss_counts,
     mlm_loss,
 )

@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from pixelbert.data.batches import Batch, Plan, Records
 from pixelbert.metrics import nlvr2_scores
+from pixelbert.model.heads import PixelBertForImagesAndTextClassification
+from pixelbert.model.pixels import Grid
 from pixelbert.tasks.inputs import Inputs
+from pixelbert.tasks.objective import Objective, length_chunks
 
 LABELS = ("false", "true")
 UNLABELLED = -100  # a test split's records
@@ -47,6 +50,32 @@ class StatementBatches(Inputs):
         return batch
 
 
+@dataclass(frozen=True)
+class StatementLosses:
+    """The weight of the one loss."""
+
+    statement: float = 1.0
+
+
+class StatementObjective(Objective):
+    """Cross-entropy of true and false, all pixels."""
+
+    model: PixelBertForImagesAndTextClassification
+
+    def losses(self, batch: Batch, grid: Grid, settings: StatementLosses) -> dict[str, Tensor]:
+        """statement: summed over the statements."""
+        total: Any = 0.0
+        for rows, length in length_chunks(batch["attention_mask"], self.chunks):
+            logits = self.model(
+                batch["input_ids"][rows, :length],
+                attention_mask=batch["attention_mask"][rows, :length],
+                grid=grid,
+                image_of_text=batch["image_of_text"][rows],
+            ).logits
+            total = total + statement_loss(logits, batch["labels"][rows])
+        return {"statement": total}
+
+
 def label_of(target: Mapping[str, Any]) -> int:
     """1 true, 0 false, -100 when the record has no label."""
     return UNLABELLED if target.get("label") is None else int(bool(target["label"]))
@@ -57,7 +86,7 @@ def score_statements(records: Records, judged: Mapping[int, bool]) -> dict[str, 
 
     Raises ValueError for a record without a judgement.
     """
-    examples = []
+    examples: list[dict[str, Any]] = []
     for record in range(records.num_records):
         target = records.target(record)
         identifier = str(target.get("identifier", ""))

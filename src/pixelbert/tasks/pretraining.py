@@ -7,14 +7,13 @@ holds only when a step is one micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pixelbert.data.batches import Batch, Plan, pad_ids
@@ -24,6 +23,7 @@ from pixelbert.model.pixels import Grid, sample_pixels
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
 from pixelbert.tasks.matching import draw_foreign, is_negative, own_keys, text_key
+from pixelbert.tasks.objective import Objective, length_chunks
 
 # -- losses ------------------------------------------------------------------------------------------------------------
 
@@ -172,30 +172,13 @@ def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
     return {name: count for name, count in counts.items() if getattr(settings, name)}
 
 
-class PretrainingObjective(nn.Module):
-    """The model with its losses, one module, so that a distributed wrapper sees one forward."""
+class PretrainingObjective(Objective):
+    """Masked words, matches and, beyond the paper, pooled vectors."""
 
-    def __init__(
-        self, model: PixelBertForPreTraining, encoder_dtype: torch.dtype | None = None, chunks: int = 1
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.encoder_dtype = encoder_dtype
-        self.encode: Callable[[Batch], Grid] | None = None  # instead of `encode_images`: from features kept before
-        self.chunks = chunks  # the texts of a batch go through the encoder in so many groups of like length
+    model: PixelBertForPreTraining
 
-    def forward(self, batch: Batch, settings: LossSettings) -> dict[str, Tensor]:
-        """The summed losses of a batch, by name."""
-        device = batch["input_ids"].device.type
-        cast = torch.autocast(device, self.encoder_dtype) if self.encoder_dtype else nullcontext()
-        with cast:
-            return self._losses(batch, settings)
-
-    def _losses(self, batch: Batch, settings: LossSettings) -> dict[str, Tensor]:
-        if self.encode is not None:
-            grid = self.encode(batch)
-        else:
-            grid = self.model.pixelbert.encode_images(batch["pixel_values"], batch["image_sizes"])
+    def losses(self, batch: Batch, grid: Grid, settings: LossSettings) -> dict[str, Tensor]:
+        """mlm, itm and contrastive, those with a weight."""
         losses: dict[str, Tensor] = {}
         replaced = None
         if settings.contrastive or settings.hard_share:
@@ -255,13 +238,3 @@ class PretrainingObjective(nn.Module):
             parts.append(self.model.text_vectors(ids[rows, :length], mask[rows, :length]))
             order.append(rows)
         return torch.cat(parts)[torch.cat(order).argsort()]
-
-
-def length_chunks(mask: Tensor, chunks: int) -> Iterator[tuple[Tensor, int]]:
-    """Rows of [T, L] texts in `chunks` groups of like length, each with its longest: short texts carry less padding."""
-    lengths = mask.sum(1)
-    if chunks <= 1:
-        yield torch.arange(mask.shape[0], device=mask.device), mask.shape[1]
-        return
-    for rows in lengths.argsort(stable=True).chunk(chunks):
-        yield rows, int(lengths[rows].max())

@@ -20,7 +20,10 @@ from torch.nn import functional as F
 from pixelbert.data.batches import Batch, Plan, Records
 from pixelbert.errors import DataError
 from pixelbert.metrics import normalize_answer, vqa_accuracy, vqa_answer_vocabulary
+from pixelbert.model.heads import PixelBertForQuestionAnswering
+from pixelbert.model.pixels import Grid
 from pixelbert.tasks.inputs import Inputs
+from pixelbert.tasks.objective import Objective, length_chunks
 
 OFFICIAL_ANSWERS = 10  # people who answered each question of VQA 2.0
 
@@ -90,6 +93,31 @@ class QuestionBatches(Inputs):
         batch["targets"] = torch.from_numpy(np.stack(targets))
         batch["records"], batch["step"] = records, plan.step
         return batch
+
+
+@dataclass(frozen=True)
+class QuestionLosses:
+    """The weight of the one loss."""
+
+    vqa: float = 1.0
+
+
+class QuestionObjective(Objective):
+    """Binary cross-entropy over the answer list, all pixels (sampling is for pretraining alone)."""
+
+    model: PixelBertForQuestionAnswering
+
+    def losses(self, batch: Batch, grid: Grid, settings: QuestionLosses) -> dict[str, Tensor]:
+        """vqa: summed over the questions."""
+        total: Any = 0.0
+        for rows, length in length_chunks(batch["attention_mask"], self.chunks):
+            logits = self.model(
+                batch["input_ids"][rows, :length],
+                attention_mask=batch["attention_mask"][rows, :length],
+                grid=grid.select(batch["image_of_text"][rows]),
+            ).logits
+            total = total + vqa_loss(logits, batch["targets"][rows])
+        return {"vqa": total}
 
 
 def score_answers(records: Records, answers: Mapping[int, str]) -> tuple[dict[str, float], list[float]]:

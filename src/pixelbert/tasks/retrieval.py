@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 from pixelbert.data.batches import Batch, Plan, pad_ids
 from pixelbert.data.draws import generator
+from pixelbert.model.heads import PixelBertForImageAndTextRetrieval
+from pixelbert.model.pixels import Grid
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.matching import draw_foreign
+from pixelbert.tasks.objective import Objective, length_chunks
 
 
 def retrieval_loss(scores: Tensor) -> Tensor:
@@ -51,3 +54,39 @@ class RetrievalBatches(Inputs):
         batch["candidate_mask"] = pad_ids([np.ones_like(row) for row in ids]).view(shape)
         batch["records"], batch["step"] = plan.records.tolist(), plan.step
         return batch
+
+
+@dataclass(frozen=True)
+class RetrievalLosses:
+    """The weight of the one loss, and how many of the negatives are learnt from."""
+
+    retrieval: float = 1.0
+    hard_negatives: int = 5
+
+
+class RetrievalObjective(Objective):
+    """All candidates are scored without gradient, then the true caption and the hardest negatives with it."""
+
+    model: PixelBertForImageAndTextRetrieval
+
+    def losses(self, batch: Batch, grid: Grid, settings: RetrievalLosses) -> dict[str, Tensor]:
+        """retrieval: summed over the pairs."""
+        ids, mask = batch["candidate_ids"], batch["candidate_mask"]
+        with torch.no_grad():
+            everything = self._scores(ids, mask, grid, batch["image_of_text"])
+        places = hardest(everything, settings.hard_negatives)
+        wide = places[..., None].expand(-1, -1, ids.shape[2])
+        scores = self._scores(ids.gather(1, wide), mask.gather(1, wide), grid, batch["image_of_text"])
+        return {"retrieval": retrieval_loss(scores)}
+
+    def _scores(self, ids: Tensor, mask: Tensor, grid: Grid, image_of_text: Tensor) -> Tensor:
+        """[P, n] for candidates [P, n, L]."""
+        pairs, count, width = ids.shape
+        ids, mask = ids.reshape(-1, width), mask.reshape(-1, width)
+        images = image_of_text.repeat_interleave(count)
+        parts, order = [], []
+        for rows, length in length_chunks(mask, self.chunks):
+            copies = grid.select(images[rows])
+            parts.append(self.model(ids[rows, :length], attention_mask=mask[rows, :length], grid=copies).logits)
+            order.append(rows)
+        return torch.cat(parts)[torch.cat(order).argsort()].view(pairs, count)

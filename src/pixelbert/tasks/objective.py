@@ -1,0 +1,54 @@
+"""A model with its losses as one module, so that a distributed wrapper sees one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pixelbert.data.batches import Batch
+from pixelbert.model.pixels import Grid
+
+
+class Objective(nn.Module):
+    """Base of every task's losses: images first, then what the task makes of them.
+
+    Args:
+        model: has the Transformer as `.pixelbert`.
+        encoder_dtype: autocast of everything behind the CNN; None = float32.
+        chunks: the texts of a batch go through the encoder in so many groups of like length.
+    """
+
+    def __init__(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> None:
+        super().__init__()
+        self.model = model
+        self.encoder_dtype = encoder_dtype
+        self.encode: Callable[[Batch], Grid] | None = None  # instead of `encode_images`: from features kept before
+        self.chunks = chunks
+
+    def forward(self, batch: Batch, settings: Any) -> dict[str, Tensor]:
+        """The summed losses of a batch, by name."""
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, self.encoder_dtype) if self.encoder_dtype else nullcontext():
+            if self.encode is not None:
+                grid = self.encode(batch)
+            else:
+                grid = self.model.pixelbert.encode_images(batch["pixel_values"], batch["image_sizes"])
+            return self.losses(batch, grid, settings)
+
+    def losses(self, batch: Batch, grid: Grid, settings: Any) -> dict[str, Tensor]:
+        """The task's summed losses, from a batch and the pixels of its images."""
+        raise NotImplementedError
+
+
+def length_chunks(mask: Tensor, chunks: int) -> Iterator[tuple[Tensor, int]]:
+    """Rows of [T, L] texts in `chunks` groups of like length, each with its longest: short texts carry less padding."""
+    lengths = mask.sum(1)
+    if chunks <= 1:
+        yield torch.arange(mask.shape[0], device=mask.device), mask.shape[1]
+        return
+    for rows in lengths.argsort(stable=True).chunk(chunks):
+        yield rows, int(lengths[rows].max())
