@@ -54,7 +54,7 @@ docs: $(READY)  ## Build the documentation into site/
 
 .PHONY: wheel
 wheel: $(READY)  ## Build the wheel into dist/
-	$(PY) -m build --wheel
+	$(PY) -m build --wheel --no-isolation
 
 .PHONY: env
 env: $(READY)  ## Make the environment, nothing else
