@@ -15,8 +15,6 @@ from typing import Any
 import timm
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.models._features import FeatureListNet
-from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -132,59 +130,23 @@ class VisualBackbone(nn.Module):
         self._padding = padding
         try:
             if self.compute_dtype is None:
-                features = self._body(images)
+                features = self.body_map(images)
             else:
                 with torch.autocast(images.device.type, self.compute_dtype):
-                    features = self._body(images).float()
+                    features = self.body_map(images).float()
         finally:
             self._padding = None
         if self.gradient_checkpointing and features.requires_grad:  # backward runs the CNN again: with this padding
             features.register_hook(lambda _: setattr(self, "_padding", padding))
         return features
 
-    def _body(self, images: Tensor) -> Tensor:
+    def body_map(self, images: Tensor) -> Tensor:
+        """timm's own forward: normalised images -> [I, C, h, w]."""
         if self.config.backbone_output == "head" or not hasattr(self.body.feature_info, "out_indices"):
             features = self.body.forward_features(images)
         else:
             features = self.body(images)[-1]
         return features.permute(0, 3, 1, 2) if "NHWC" in str(getattr(self.body, "output_fmt", "")) else features
-
-    # -- the frozen part apart ---------------------------------------------------------------------------------------
-
-    def frozen_steps(self) -> int:
-        """How many leading steps of the CNN are frozen, so that their output can be kept; 0 when none."""
-        frozen = 0
-        for step in self._steps():
-            parameters = list(step.parameters())
-            if any(p.requires_grad for p in parameters) or (parameters and self._trains_norms(step)):
-                break
-            frozen += 1
-        return frozen
-
-    def _trains_norms(self, step: nn.Module) -> bool:
-        return any(isinstance(m, _BatchNorm) and m.training for m in step.modules())
-
-    def _steps(self) -> list[nn.Module]:
-        """Modules that one after the other give the map; the whole CNN as one where its parts are not known."""
-        if isinstance(self.body, FeatureListNet):
-            return list(self.body.values())
-        if isinstance(self.body, EfficientNetFeatures):
-            return [self.body.conv_stem, self.body.bn1, *self.body.blocks]
-        return [self.body]
-
-    def leading_state(self, steps: int) -> dict[str, Tensor]:
-        """Weights and buffers of the first `steps` steps."""
-        parts = self._steps()[:steps]
-        return {f"{i}.{name}": tensor for i, part in enumerate(parts) for name, tensor in part.state_dict().items()}
-
-    def run_steps(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Steps `first` to `last` of the CNN on images of one size, normalised before step 0: [I, C, h, w]."""
-        self._padding = None
-        x = self.normalise(x) if first == 0 else x
-        with torch.autocast(x.device.type, self.compute_dtype, enabled=self.compute_dtype is not None):
-            for step in self._steps()[first:last]:
-                x = self._body(x) if step is self.body else step(x)
-        return x
 
     def _pad_to_stride(self, images: Tensor) -> Tensor:
         """Pad to a multiple of the stride, so that a map's side tells its stride exactly."""

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from timm.models._features import FeatureListNet
+from timm.models.efficientnet import EfficientNetFeatures
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pixelbert.data.batches import Batch
 from pixelbert.errors import UsageError
+from pixelbert.model.backbone import VisualBackbone
 from pixelbert.model.modeling import PixelBertModel
 from pixelbert.model.pixels import Grid
 from pixelbert.recipes.schema import Recipe
@@ -25,6 +29,35 @@ from pixelbert.training.progress import PairProgress
 from pixelbert.training.setup import Parts, pretraining_batches
 
 BATCH = 32  # images a forward pass
+
+
+def steps_of(visual: VisualBackbone) -> list[nn.Module]:
+    """Modules that one after the other give the map; the whole CNN as one where its parts are not known."""
+    if isinstance(visual.body, FeatureListNet):
+        return list(visual.body.values())
+    if isinstance(visual.body, EfficientNetFeatures):
+        return [visual.body.conv_stem, visual.body.bn1, *visual.body.blocks]
+    return [visual.body]
+
+
+def frozen_steps(visual: VisualBackbone) -> int:
+    """How many leading steps of the CNN are frozen, so that their output can be kept; 0 when none."""
+
+    def changes(step: nn.Module) -> bool:
+        norms = any(isinstance(m, _BatchNorm) and m.training for m in step.modules())
+        return norms or any(p.requires_grad for p in step.parameters())
+
+    steps = steps_of(visual)
+    return next((i for i, step in enumerate(steps) if changes(step)), len(steps))
+
+
+def run_steps(visual: VisualBackbone, x: Tensor, first: int, last: int | None = None) -> Tensor:
+    """Steps `first` to `last` of the CNN on images of one size, normalised before step 0: [I, C, h, w]."""
+    x = visual.normalise(x) if first == 0 else x
+    with torch.autocast(x.device.type, visual.compute_dtype, enabled=visual.compute_dtype is not None):
+        for step in steps_of(visual)[first:last]:
+            x = visual.body_map(x) if step is visual.body else step(x)
+    return x
 
 
 class FrozenFeatures:
@@ -49,7 +82,7 @@ class FrozenFeatures:
 
     def refresh(self) -> None:
         """Have the maps for the present number of frozen steps: as before, from the file, or computed."""
-        steps = self.model.visual.frozen_steps()
+        steps = frozen_steps(self.model.visual)
         if steps == self.steps:
             return
         self.steps = steps
@@ -61,9 +94,10 @@ class FrozenFeatures:
 
     def _digest(self) -> str:
         digest = hashlib.sha256(f"{self.key} {self.num_images} {self.steps}".encode())
-        for name, tensor in self.model.visual.leading_state(self.steps).items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().numpy().tobytes())
+        for i, step in enumerate(steps_of(self.model.visual)[: self.steps]):
+            for name, tensor in step.state_dict().items():
+                digest.update(f"{i}.{name}".encode())
+                digest.update(tensor.detach().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
@@ -72,7 +106,7 @@ class FrozenFeatures:
         for start in range(0, self.num_images, BATCH):
             rows = list(range(start, min(start + BATCH, self.num_images)))
             images = self.load(rows)["pixel_values"].to(visual.mean.device)
-            part = visual.run_steps(images, 0, self.steps).half().cpu().contiguous().numpy()
+            part = run_steps(visual, images, 0, self.steps).half().cpu().contiguous().numpy()
             if maps is None:
                 shape = (self.num_images, *part.shape[1:])
                 maps = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
@@ -88,7 +122,7 @@ class FrozenFeatures:
         maps = torch.from_numpy(self.maps[rows]).to(visual.mean.device).float()
         maps = maps.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not visual.is_frozen):
-            features: Tensor = visual.run_steps(maps, self.steps, 10**6).float()
+            features: Tensor = run_steps(visual, maps, self.steps).float()
         mask = features.new_ones(features.shape[0], *features.shape[-2:], dtype=torch.bool)
         return self.model.pixels(features, mask)
 
@@ -103,7 +137,7 @@ def frozen_features(recipe: Recipe, run: Path, parts: Parts, fingerprint: str) -
         raise UsageError(
             "train.keep_frozen_features needs image.square and image.augment=none: features must not change"
         )
-    if visual.frozen_steps() == 0:
+    if frozen_steps(visual) == 0:
         raise UsageError(
             "train.keep_frozen_features needs a CNN whose first stages are frozen (backbone.frozen_stages)"
         )
