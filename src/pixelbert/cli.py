@@ -39,7 +39,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-_FORMATS = "karpathy, coco, visual_genome, webdataset, csv, jsonl or prepared; or mix: then a SOURCE is FORMAT=PATH."
+_FORMATS = (
+    "karpathy, coco, visual_genome, webdataset, vqa, nlvr2, nlvr, csv, jsonl or prepared; or mix: then a SOURCE is "
+    "FORMAT=PATH or FORMAT:SPLIT=PATH."
+)
 Data = Annotated[str, typer.Option("--data", metavar="DATA", help="Prepared data: a folder that `prepare` wrote.")]
 
 
@@ -108,9 +111,13 @@ def prepare(
     ] = None,
     delimiter: Annotated[str | None, typer.Option(help="csv: what stands between columns (default: guessed).")] = None,
     image_data: Annotated[str | None, typer.Option(help="visual_genome: image_data.json.")] = None,
+    image_map: Annotated[
+        list[str] | None, typer.Option(help="vqa, nlvr2: JSON file from an image's id or name to its file. Repeatable.")
+    ] = None,
     val_fraction: Annotated[float, typer.Option(help="Share of images that become val where no split is named.")] = 0.0,
     max_bad: Annotated[
-        int | None, typer.Option(min=0, help="Give up when more rows are bad (default: list them).")
+        int | None,
+        typer.Option(min=0, help="Give up when more rows are bad (default: list those of pairs; for other tasks 0)."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only: open no image, write nothing.")] = False,
     shards: Annotated[bool, typer.Option("--shards", help="Copy the images into tar shards inside --out.")] = False,
@@ -131,6 +138,7 @@ def prepare(
         "columns": _mapping(column or [], "--column"),
         "delimiter": delimiter,
         "image_data": image_data,
+        "image_map": image_map or (),
         "val_fraction": val_fraction,
         "max_bad": max_bad,
         "console": _console(),

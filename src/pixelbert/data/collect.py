@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pixelbert.data.badrows import BadRows
-from pixelbert.data.records import SPLITS, BadRow, Example, Excluded, ImageRef, PreparedData
+from pixelbert.data.records import SPLITS, BadRow, Example, Excluded, ImageRef
 from pixelbert.data.shards import ImageFinder, ImageNotFound
 from pixelbert.data.sources import SourceItem
 from pixelbert.data.spool import Spool
@@ -69,7 +69,7 @@ class Collector:
                 counts[1] += row.rows
 
     def _check_task(self, item: SourceItem) -> None:
-        task = PreparedData(item.file).task if item.name == "prepared" else item.format.task
+        task = item.task
         if self.task and task != self.task:
             raise DataError(f"{item.file}: holds data for the task {task}, and the sources before it for {self.task}")
         self.task = task
@@ -80,22 +80,35 @@ class Collector:
 
     def _add(self, item: SourceItem, row: Example, code: int, names: dict[str, int | str], finder: ImageFinder) -> None:
         text = _checked_text(row.text)
-        image = self._number(row.image, row.image_id, row.ref, names, finder)
-        image2 = -1 if row.image2 is None else self._number(row.image2, row.image2, row.ref2, names, finder)
+        image, image2 = self._images(row, names, finder)
         target = json.dumps(row.target, ensure_ascii=False, sort_keys=True) if row.target else ""
         self._spool.add(
-            code, image, image2, _scope(item, row), _checked_id(row.id), text, target, row.source, row.where
-        )
+            code, image, image2, _scope(item, row), _checked_id(row.id), text, _encodable(target, "target"),
+            row.source, row.where,
+        )  # fmt: skip
+
+    def _images(self, row: Example, names: dict[str, int | str], finder: ImageFinder) -> tuple[int, int]:
+        """The numbers of the row's images, -1 for no second one; of two, the missing one is told by its side."""
+        if row.image2 is None:
+            return self._number(row.image, row.image_id, row.ref, names, finder, row.image_number), -1
+        side = "left"
+        try:
+            left = self._number(row.image, row.image_id, row.ref, names, finder)
+            side = "right"
+            return left, self._number(row.image2, row.image2, row.ref2, names, finder)
+        except _Rejected as rejected:
+            raise _Rejected(f"{side} {rejected}") from rejected
 
     def _number(
-        self, name: str, image_id: str, ref: ImageRef | None, names: dict[str, int | str], finder: ImageFinder
-    ) -> int:
+        self, name: str, image_id: str, ref: ImageRef | None, names: dict[str, int | str], finder: ImageFinder,
+        number: int | None = None,
+    ) -> int:  # fmt: skip
         if ref is not None:
             return self._place_of(ref, _checked_id(image_id))
         known = names.get(name)
         if known is None:
             try:
-                known = self._place_of(finder.find(_checked_id(name)), _checked_id(image_id))
+                known = self._place_of(finder.find(_checked_id(name), number), _checked_id(image_id))
             except ImageNotFound as error:
                 self.missing += 1
                 known = self._place_of(ImageRef(f"missing://{name}"), image_id) if self._keep_missing else str(error)
@@ -136,7 +149,7 @@ def _checked_text(text: object) -> str:
 
 def _checked_id(name: str) -> str:
     if not name:
-        raise _Rejected("the image has no name")
+        raise _Rejected("image has no name")
     return _encodable(name, "name")
 
 

@@ -28,7 +28,7 @@ from pixelbert.data.formats.exclusion import Exclusions, load_exclusions
 from pixelbert.data.images import ImageLimits
 from pixelbert.data.output import machine_errors, new_folder
 from pixelbert.data.progress import Progress
-from pixelbert.data.records import FORMAT_VERSION, SPLITS, ImageRef, PreparedData
+from pixelbert.data.records import FORMAT_VERSION, SPLITS, TEST_SPLITS, ImageRef, PreparedData
 from pixelbert.data.shards import ImageFinder, ShardWriter, Unpacker, image_suffix
 from pixelbert.data.sources import SourceItem, parse_sources
 from pixelbert.data.spool import Spool
@@ -76,6 +76,7 @@ def prepare(
     columns: Mapping[str, str] | None = None,
     delimiter: str | None = None,
     image_data: str | Path | None = None,
+    image_map: Sequence[str | Path] = (),
     limits: ImageLimits | None = None,
     console: Console | None = None,
 ) -> PreparedData:
@@ -91,8 +92,11 @@ def prepare(
     check_images:  "header" looks at type, size and end of each image, "full" decodes it, "none" only finds it.
     val_fraction:  the share of images that become val where no split is named, drawn by a hash of the image's id.
     overwrite:     replace prepared data that already lies at `out`.
-    max_bad:       give up when more rows than this are bad (default: any number is left out and listed).
-    columns:       for csv and jsonl: our name -> the file's name of image, text, id, split.
+    max_bad:       give up when more rows than this are bad. Default: of pairs any number is left out and listed; of
+                   questions and statements none, because their scores are over all of a split.
+    columns:       for csv and jsonl: our name -> the file's name, of the names in `formats.columns.COLUMNS`.
+    image_data:    for visual_genome: image_data.json.
+    image_map:     for vqa and nlvr2: JSON files from what the annotations call an image to its file name.
     console:       where to print the summary; None prints nothing.
 
     Raises UsageError for wrong options, DataError when a file is damaged or a whole split is bad, MachineError when
@@ -104,7 +108,7 @@ def prepare(
         raise UsageError(f"check_images is '{check_images}'; {nearest(check_images, CHECKS)}")
     out = Path(out)
     job = _job(format, sources, images, split, exclude, val_fraction, max_bad, merge_restval=merge_restval,
-               columns=columns, delimiter=delimiter, image_data=image_data)  # fmt: skip
+               columns=columns, delimiter=delimiter, image_data=image_data, image_map=image_map)  # fmt: skip
     job = replace(job, check_images=check_images, limits=limits or ImageLimits(), shards=shards)
     _check_apart(job, out)
     with new_folder(out, overwrite=overwrite, marker=MARKER) as folder:
@@ -128,6 +132,7 @@ def survey(
     columns: Mapping[str, str] | None = None,
     delimiter: str | None = None,
     image_data: str | Path | None = None,
+    image_map: Sequence[str | Path] = (),
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Count what `prepare` would find, and write nothing: the annotation files are read, and no image is opened.
@@ -137,7 +142,7 @@ def survey(
     `PreparedData.info` would be.
     """
     job = _job(format, sources, images, split, exclude, val_fraction, max_bad, merge_restval=merge_restval,
-               columns=columns, delimiter=delimiter, image_data=image_data)  # fmt: skip
+               columns=columns, delimiter=delimiter, image_data=image_data, image_map=image_map)  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="pixelbert-") as folder, machine_errors(Path(folder)):
         info = _fill(Path(folder), replace(job, survey=True))
     if console is not None:
@@ -157,7 +162,7 @@ def _job(
 ) -> _Job:
     if not 0.0 <= val_fraction < 1.0:
         raise UsageError(f"val_fraction is {val_fraction}, expected a share from 0 to below 1")
-    items = parse_sources(format, sources, split)
+    items = parse_sources(format, sources, split, reader)
     for name, value in {**reader, "split": split, "exclude": exclude}.items():
         if value and not any(name in item.format.options for item in items):
             formats = ", ".join(sorted({item.name for item in items}))
@@ -168,8 +173,8 @@ def _job(
 def _check_apart(job: _Job, out: Path) -> None:
     """Neither may lie in the other: writing would change the source, or replacing `out` would delete it."""
     out = out.resolve()
-    for source in [*(item.file for item in job.items), *job.images]:
-        if is_url(source):
+    for source in [*(file for item in job.items for file in (item.file, item.beside)), *job.images]:
+        if source is None or is_url(source):
             continue
         path = Path(source).resolve()
         inside = path in (out, *out.parents) and (path / MARKER).exists()
@@ -209,12 +214,23 @@ def _fill(folder: Path, job: _Job) -> dict[str, Any]:
         usable = _usable_images(spool, rows, bad, job)
         split_of = _splits(spool, rows, job.val_fraction, notes)
         good = _good_rows(spool, rows, bad, usable, split_of)
+        _check_complete(job, rows, bad)
         notes += _leaks(good, spool, rows)
         written = {SPLITS[code]: _write(folder, SPLITS[code], spool, good[code], rows, job) for code in good}
     (folder / "spool.arrow").unlink()
     if job.shards:
         shutil.rmtree(unpacker.folder, ignore_errors=True)
     return _describe(job, rows, bad, written, notes)
+
+
+def _check_complete(job: _Job, rows: Collector, bad: BadRows) -> None:
+    """Questions and statements are scored over all of a split, so none is left out unless the user allows it."""
+    if bad.total and rows.task != "pairs" and job.max_bad is None and not job.survey:
+        first, more = bad.first[0], f" and {bad.total - 1:,} more" if bad.total > 1 else ""
+        raise DataError(
+            f"{first.file}: {first.place}: {first.reason}{more}; a score is over all of a split, so nothing was"
+            f" written (--max-bad {bad.total} leaves such rows out)"
+        )
 
 
 def _write_info(folder: Path, info: Mapping[str, Any]) -> None:
@@ -226,7 +242,8 @@ def _write_info(folder: Path, info: Mapping[str, Any]) -> None:
 
 def _read_all(job: _Job, rows: Collector, unpacker: Unpacker) -> list[str]:
     """Read every source. Returns what is worth telling."""
-    total = sum(os.path.getsize(i.file) for i in job.items if not is_url(i.file) and os.path.isfile(i.file))
+    files = [file for i in job.items for file in (i.file, i.beside) if file is not None and not is_url(file)]
+    total = sum(os.path.getsize(file) for file in files if os.path.isfile(file))
     cache: dict[Any, Any] = {}
     notes: list[str] = []
     with Progress("reading", total, "B") as progress:
@@ -236,7 +253,7 @@ def _read_all(job: _Job, rows: Collector, unpacker: Unpacker) -> list[str]:
             file = Path(unpacker.plain(str(item.file))) if item.name == "webdataset" else item.file
             reader = item.format.read(
                 file, **job.reader, split=item.split, exclude=exclude, notes=notes, label=item.file,
-                on_read=progress.advance,
+                annotations=item.beside, on_read=progress.advance,
             )  # fmt: skip
             finder = ImageFinder(job.images, item.guessed, unpacker=unpacker, cache=cache)
             rows.read(item, reader, finder, keep_missing=job.survey)
@@ -325,7 +342,7 @@ def _all_bad(what: str, bad: BadRows, code: int) -> DataError:
 
 
 def _leaks(good: Mapping[int, Ints], spool: Spool, rows: Collector) -> list[str]:
-    """A note for every two splits that share an image (train and restval may)."""
+    """A note for every two splits that share an image (train and restval may, and the test splits)."""
     image, image2 = spool.numbers("image"), spool.numbers("image2")
     used = {code: np.setdiff1d(np.union1d(image[chosen], image2[chosen]), [-1]) for code, chosen in good.items()}
     notes = []
@@ -333,7 +350,7 @@ def _leaks(good: Mapping[int, Ints], spool: Spool, rows: Collector) -> list[str]
         for other in used:
             shared = np.intersect1d(used[one], used[other]) if one < other else np.zeros(0, dtype=np.int64)
             names = SPLITS[one], SPLITS[other]
-            if len(shared) and names != ("train", "restval"):
+            if len(shared) and names != ("train", "restval") and not set(names) <= set(TEST_SPLITS):
                 notes.append(
                     f"LEAK: {len(shared):,} image(s) in both {names[0]} and {names[1]},"
                     f" for example {rows.refs[int(shared[0])].file}"
@@ -380,7 +397,10 @@ def _describe(
         "format": FORMAT_VERSION,
         "task": rows.task,
         "splits": splits,
-        "sources": [{"format": i.name, "file": str(i.file)} for i in job.items],
+        "sources": [
+            {"format": i.name, "file": str(i.file)} | ({"annotations": str(i.beside)} if i.beside else {})
+            for i in job.items
+        ],
         "images_checked": job.check_images,
         "own_shards": job.shards,
         "images_missing": rows.missing,
@@ -391,6 +411,6 @@ def _describe(
         },
         "excluded": {reason: {"images": i, "rows": r} for reason, (i, r) in rows.excluded.items()},
         "notes": list(notes),
-        "table1": table1(splits),
+        "table1": table1(splits, rows.task),
         "fingerprint": digest.hexdigest(),
     }

@@ -34,8 +34,9 @@ from pixelbert.errors import DataError, nearest
 FORMAT_VERSION = 1
 
 _ROWS_AT_ONCE = 1 << 14
-SPLITS = ("train", "restval", "val", "test")
-SPLIT_ALIASES = {"dev": "val", "valid": "val", "validation": "val"}
+SPLITS = ("train", "restval", "val", "test", "test-dev", "test-std")
+TEST_SPLITS = ("test", "test-dev", "test-std")  # only these may lack answers and labels
+SPLIT_ALIASES = {"dev": "val", "valid": "val", "validation": "val", "test1": "test", "test-standard": "test-std"}
 
 IMAGES_SCHEMA = pa.schema(
     [
@@ -71,6 +72,7 @@ class Example:
     image2: str | None = None
     target: Mapping[str, Any] | None = None
     source: str = ""
+    image_number: int | None = None  # the image may also be any file whose name ends with these twelve digits
     ref: ImageRef | None = None  # where the image lies, when the reader knows (tar shards, prepared data)
     ref2: ImageRef | None = None
 
@@ -227,7 +229,7 @@ class PreparedData:
 
     @property
     def task(self) -> str:
-        """pairs, vqa or nlvr2."""
+        """pairs, vqa (questions), nlvr2 (statements about two images) or nlvr (about one)."""
         return self.info["task"]
 
     @property
@@ -235,10 +237,14 @@ class PreparedData:
         return self.info["fingerprint"]
 
     def split(self, name: str) -> Split:
-        """Raises DataError when there is no such split, with the nearest name."""
-        if name not in self.info["splits"]:
+        """A split by its name or another word for it (dev is val, test1 is test).
+
+        Raises DataError when there is no such split, with the nearest name.
+        """
+        own = next((n for n in (name, SPLIT_ALIASES.get(name)) if n in self.info["splits"]), None)
+        if own is None:
             raise DataError(f"{self.folder}: no split '{name}'; {nearest(name, self.info['splits'])}")
-        return Split(self.folder / name, self.location)
+        return Split(self.folder / own, self.location)
 
 
 def _cached_tables(location: str, info: Mapping[str, Any]) -> Path:

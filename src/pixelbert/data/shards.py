@@ -16,6 +16,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -28,6 +29,7 @@ COMPRESSED_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 # A folder that the user did not name (it is only where the annotation file lies) is not searched deeper than this.
 _GUESSED_DEPTH = 3
+_NUMBERED = re.compile(r"(?<!\d)(\d{12})\.(?:jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 
 
 def is_tar(name: str | Path) -> bool:
@@ -173,6 +175,16 @@ class _Found:
     names: dict[str, list[str]] = field(default_factory=dict)
     unpacker: Unpacker | None = None
 
+    @cached_property
+    def numbers(self) -> dict[int, list[str]]:
+        """{number: relative names} of the images whose name ends with twelve digits, as all of COCO's do."""
+        numbers: dict[int, list[str]] = {}
+        for name in self.files:
+            match = _NUMBERED.search(name)
+            if match:
+                numbers.setdefault(int(match[1]), []).append(name)
+        return numbers
+
     def add_tar(self, path: str) -> None:
         path = self.unpacker.plain(path) if self.unpacker else path
         for member in tar_members(path):
@@ -192,7 +204,8 @@ class ImageFinder:
     1. a file at that path below a root folder (or at that absolute path or URL);
     2. a member of that name in a tar shard (a root, or lying in a root folder);
     3. a file or member whose path ends with the name;
-    4. a file or member with the same base name.
+    4. a file or member with the same base name;
+    5. when a number is given too: an image whose name ends with it in twelve digits.
 
     `roots` are folders, tars or URLs of either; `guessed` are folders to look in when the roots have nothing (where
     the annotation file lies), searched three levels deep. A compressed tar is a DataError unless there is an
@@ -220,7 +233,7 @@ class ImageFinder:
     def __str__(self) -> str:
         return ", ".join(self.roots + self.guessed) or "no folder"
 
-    def find(self, name: str) -> ImageRef:
+    def find(self, name: str, number: int | None = None) -> ImageRef:
         """Where the image lies. Raises ImageNotFound when it is nowhere, or in two places."""
         if is_url(name):
             return ImageRef(name)
@@ -233,7 +246,7 @@ class ImageFinder:
         for roots, is_guess in ((self.roots, False), (self.guessed, True)):
             if not roots:
                 continue
-            places = self._in_folders(clean, roots) or self._in_index(clean, roots, is_guess)
+            places = self._in_folders(clean, roots) or self._in_index(clean, roots, is_guess, number)
             if len(places) > 1:
                 told = " and ".join(_told(place) for place in places[:2])
                 raise ImageNotFound(f"image '{name}' is ambiguous: {told}")
@@ -252,7 +265,7 @@ class ImageFinder:
                 found.setdefault(os.path.realpath(path), ImageRef(os.path.abspath(path)))
         return list(found.values())
 
-    def _in_index(self, name: str, roots: list[str], is_guess: bool) -> list[ImageRef]:
+    def _in_index(self, name: str, roots: list[str], is_guess: bool, number: int | None) -> list[ImageRef]:
         key = (str(is_guess), *roots)
         if key not in self._cache:
             self._cache[key] = _index(roots, _GUESSED_DEPTH if is_guess else None, self._unpacker)
@@ -261,7 +274,8 @@ class ImageFinder:
             return index.files[name]
         same_base = index.names.get(name.rpartition("/")[2], [])
         ends = [n for n in same_base if n.endswith("/" + name)]
-        return [ref for n in (ends or same_base) for ref in index.files[n]]
+        numbered = [] if number is None else index.numbers.get(number, [])
+        return [ref for n in (ends or same_base or numbered) for ref in index.files[n]]
 
 
 def _told(ref: ImageRef) -> str:

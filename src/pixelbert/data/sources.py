@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pixelbert.data.files import is_url
 from pixelbert.data.formats import FORMATS, Format
@@ -18,6 +19,8 @@ class SourceItem:
 
     origin:  number of the SOURCE that it came from; a folder may hold several files.
     guessed: folders in which its images may lie when the user names none.
+    beside:  the annotation file that goes with a question file.
+    task:    what its rows are for.
     """
 
     name: str
@@ -26,13 +29,18 @@ class SourceItem:
     split: str | None
     guessed: tuple[str, ...]
     origin: int
+    beside: Path | str | None = None
+    task: str = ""
 
 
-def parse_sources(format: str, sources: Sequence[str | Path], split: str | None) -> list[SourceItem]:
+def parse_sources(
+    format: str, sources: Sequence[str | Path], split: str | None, reader: Mapping[str, Any] | None = None
+) -> list[SourceItem]:
     """The files behind FORMAT SOURCE..., folders searched.
 
-    FORMAT `mix` takes its sources as `format=path` or `format:split=path`. Raises UsageError for an unknown format
-    or split, with the nearest name, and DataError for a source that does not exist.
+    FORMAT `mix` takes its sources as `format=path` or `format:split=path`. `reader` are the options of the readers.
+    Raises UsageError for an unknown format or split, with the nearest name, and DataError for a source that does not
+    exist.
     """
     if not sources:
         raise UsageError("no SOURCE given")
@@ -49,7 +57,32 @@ def parse_sources(format: str, sources: Sequence[str | Path], split: str | None)
         if name not in FORMATS:
             raise UsageError(f"unknown format '{name}'; {nearest(name, [*FORMATS, 'mix'])}")
         items += _items(name, path, own_split, origin)
+    items = _pair(items)
+    return [replace(item, task=_task(item, reader or {})) for item in items]
+
+
+def _pair(items: list[SourceItem]) -> list[SourceItem]:
+    """Two files that make one source become one item, where the first of them stood."""
+    for form in {item.name: item.format for item in items if item.format.pair}.values():
+        own = {str(item.file): item for item in items if item.format is form}
+        pairs = {str(file): second for file, second in form.pair([item.file for item in own.values()])}  # type: ignore[misc]
+        items = [
+            _with(item, pairs[str(item.file)], own) if item.format is form else item
+            for item in items
+            if item.format is not form or str(item.file) in pairs
+        ]
     return items
+
+
+def _with(item: SourceItem, second: Path | str | None, own: Mapping[str, SourceItem]) -> SourceItem:
+    other = own.get(str(second), item)
+    guessed = (*item.guessed, *(folder for folder in other.guessed if folder not in item.guessed))
+    return replace(item, beside=second, split=item.split or other.split, guessed=guessed)
+
+
+def _task(item: SourceItem, reader: Mapping[str, Any]) -> str:
+    task = item.format.task
+    return task if isinstance(task, str) else task(item.file, split=item.split, **reader)
 
 
 def _items(name: str, path: str, split: str | None, origin: int) -> list[SourceItem]:

@@ -19,11 +19,19 @@ PAPER_TABLE_1 = (
 )
 
 
-def table1(splits: Mapping[str, Any]) -> list[dict[str, Any]]:
+# What data of one task may be used for there.
+_USES = {"pairs": ("pretraining", "retrieval"), "vqa": ("VQA",), "nlvr2": ("NLVR2",)}
+
+
+def table1(splits: Mapping[str, Any], prepared_for: str) -> list[dict[str, Any]]:
     """The rows of the paper's Table 1 with our counts over the same splits; None where we have none of a dataset."""
     rows = []
     for task, dataset, images, texts, used, source in PAPER_TABLE_1:
-        ours = [splits[s]["sources"][source] for s in used.split("+") if source in splits.get(s, {}).get("sources", {})]
+        ours = [
+            splits[s]["sources"][source]
+            for s in used.split("+")
+            if source in splits.get(s, {}).get("sources", {}) and task in _USES.get(prepared_for, ())
+        ]
         rows.append(
             {
                 "task": task,

@@ -69,7 +69,7 @@ def write_split(
     )
     write_batch(folder / "records.arrow", records)
     write_batch(folder / "images.arrow", images)
-    return WrittenSplit(len(used), len(rows), _digest(images, records), _by_source(columns["source"], image))
+    return WrittenSplit(len(used), len(rows), _digest(images, records), _by_source(columns["source"], image, image2))
 
 
 def _first_seen(image: Ints, image2: Ints) -> Ints:
@@ -105,12 +105,17 @@ def _digest(images: pa.RecordBatch, records: pa.RecordBatch) -> str:
     return digest.hexdigest()
 
 
-def _by_source(source: pa.Array, image: Ints) -> dict[str, tuple[int, int]]:
+def _by_source(source: pa.Array, image: Ints, image2: Ints) -> dict[str, tuple[int, int]]:
+    """{source: (distinct images, records)}."""
     encoded: Any = source.dictionary_encode()
     codes = encoded.indices.to_numpy()
     names = encoded.dictionary.to_pylist()
     records = Counter(dict(enumerate(np.bincount(codes, minlength=len(names)).tolist())))
+
+    def images(code: int) -> int:
+        used = np.union1d(image[codes == code], image2[codes == code])
+        return int(np.count_nonzero(used >= 0))
+
     return {
-        name: (len(np.unique(image[codes == code])), records[code])
-        for code, name in sorted(enumerate(names), key=lambda pair: str(pair[1]))
+        name: (images(code), records[code]) for code, name in sorted(enumerate(names), key=lambda pair: str(pair[1]))
     }

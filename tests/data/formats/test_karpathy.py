@@ -58,7 +58,7 @@ def test_a_folder_with_two_sets_is_not_guessed(coco, tools):
     ("change", "reason"),
     [
         ({"split": "trian"}, "unknown split 'trian'; did you mean 'train'?"),
-        ({"split": None}, "split is None, expected one of train, restval, val, test"),
+        ({"split": None}, "split is None, expected one of train, restval, val, test, test-dev, test-std"),
         ({"filename": ""}, "has no 'filename'"),
         ({"sentences": "none"}, "'a.jpg' has no list of 'sentences'"),
         ({"sentences": []}, "'a.jpg' has no sentence"),

@@ -125,7 +125,7 @@ def test_jsonl_rows_that_cannot_be_used(tmp_path):
         ("line 4", "no column 'text'; found: image"),
         ("line 5", "names no image"),
         ("line 6", "the list of texts is empty"),
-        ("line 7", "split is 1, expected one of train, restval, val, test"),
+        ("line 7", "split is 1, expected one of train, restval, val, test, test-dev, test-std"),
     ]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixelbert.data.formats import coco, karpathy, prepared, tabular, visual_genome, webdataset
+from pixelbert.data.formats import coco, karpathy, nlvr, prepared, tabular, visual_genome, vqa, vqa_files, webdataset
 from pixelbert.data.records import BadRow, Example, Excluded
 
 Reader = Callable[..., Iterator[Example | BadRow | Excluded]]
@@ -19,13 +19,16 @@ class Format:
     locate:  finds the format's files in a folder; a file is its own answer.
     read:    yields the rows of one such file.
     options: the options of `prepare` that mean something to this format.
+    task:    what the rows are for; a function of file and options where the file itself says it.
+    pair:    for formats of two files: each first file with its second, or with None.
     """
 
     locate: Callable[[Path], list[Path]]
     read: Reader
     summary: str
     options: tuple[str, ...] = ()
-    task: str = "pairs"
+    task: str | Callable[..., str] = "pairs"
+    pair: Callable[[Sequence[Path | str]], list[tuple[Path | str, Path | str | None]]] | None = None
 
 
 FORMATS: dict[str, Format] = {
@@ -43,9 +46,27 @@ FORMATS: dict[str, Format] = {
         ("exclude", "image_data", "split"),
     ),
     "webdataset": Format(webdataset.locate, webdataset.read, "tars as img2dataset writes them", ("split",)),
-    "csv": Format(
-        tabular.locate_csv, tabular.read_csv, "your own table: image,text", ("columns", "delimiter", "split")
+    "vqa": Format(
+        vqa_files.locate,
+        vqa.read,
+        "official VQA v2 questions and annotations",
+        ("image_map", "split"),
+        "vqa",
+        vqa_files.pair_files,
     ),
-    "jsonl": Format(tabular.locate_jsonl, tabular.read_jsonl, "your own JSON lines", ("columns", "split")),
-    "prepared": Format(prepared.locate, prepared.read, "prepared folders, to put several together", ("split",)),
+    "nlvr2": Format(nlvr.locate_nlvr2, nlvr.read_nlvr2, "NLVR2: two photos", ("image_map", "split"), "nlvr2"),
+    "nlvr": Format(nlvr.locate_nlvr, nlvr.read_nlvr, "NLVR v1: one drawn picture", ("split",), "nlvr"),
+    "csv": Format(
+        tabular.locate_csv,
+        tabular.read_csv,
+        "your own table: the columns say the task",
+        ("columns", "delimiter", "split"),
+        tabular.task_of_csv,
+    ),
+    "jsonl": Format(
+        tabular.locate_jsonl, tabular.read_jsonl, "your own JSON lines", ("columns", "split"), tabular.task_of_jsonl
+    ),
+    "prepared": Format(
+        prepared.locate, prepared.read, "prepared folders, to put several together", ("split",), prepared.task_of
+    ),
 }

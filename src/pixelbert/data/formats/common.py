@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pixelbert.data.files import OnRead, is_url, open_bytes
 from pixelbert.data.records import SPLIT_ALIASES, SPLITS
@@ -28,13 +29,83 @@ def json_items(source: Path | str, prefix: str, on_read: OnRead | None = None) -
     """
     import ijson
 
+    with _json_stream(source, on_read) as stream:
+        yield from ijson.items(stream, prefix, use_float=True)
+
+
+def first_key(source: Path | str, keys: tuple[str, ...]) -> str:
+    """Which of `keys` a JSON object has, reading no further than the first; "" when it has none.
+
+    Raises DataError as `json_items` does.
+    """
+    import ijson
+
+    with _json_stream(source) as stream:
+        for prefix, event, value in ijson.parse(stream):
+            if event == "map_key" and not prefix and value in keys:
+                return str(value)
+    return ""
+
+
+def load_json(source: Path | str) -> Any:
+    """A small JSON file whole. Raises DataError as `json_items` does."""
+    values = list(json_items(source, ""))
+    return values[0] if values else None
+
+
+@contextmanager
+def _json_stream(source: Path | str, on_read: OnRead | None = None) -> Iterator[IO[bytes]]:
+    """The bytes of a JSON file without a byte order mark; errors of the parser become a DataError."""
+    import ijson
+
     with open_bytes(source, on_read) as stream:
-        if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # a byte order mark, as some editors write
+        if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # as some editors write
             stream.read(3)
         try:
-            yield from ijson.items(stream, prefix, use_float=True)
+            yield stream
         except (ijson.JSONError, UnicodeDecodeError) as error:
             raise _damaged_json(source, error) from error
+
+
+def json_lines(source: Path | str, on_read: OnRead | None = None) -> Iterator[tuple[int, Any]]:
+    """(line number, value) of every line of a JSON lines file that is not blank.
+
+    Raises DataError naming the line that is not UTF-8, no JSON, or cut off in the middle.
+    """
+    for number, line in enumerate(text_lines(source, on_read), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{source}: line {number}: {not_json(line, error)}") from error
+        yield number, value
+
+
+def not_json(line: str, error: ValueError) -> str:
+    """What is wrong with a line that should have been JSON; see `is_cut_off`."""
+    return f"the JSON is cut off in the middle ({error})" if is_cut_off(line) else f"not valid JSON ({error})"
+
+
+def is_cut_off(line: str) -> bool:
+    """Whether a line of JSON that cannot be read is the file's last, cut off: only that one has no line end."""
+    return line.lstrip().startswith("{") and not line.endswith(("}", "\n"))
+
+
+def text_lines(source: Path | str, on_read: OnRead | None = None) -> Iterator[str]:
+    """The lines of a UTF-8 file, a byte order mark dropped. Raises DataError naming the line that is not UTF-8."""
+    with open_bytes(source, on_read) as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise DataError(f"{source}: line 1: the text is UTF-16; save it as UTF-8")
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{source}: line {number}: byte {error.start} is not UTF-8; save the file as UTF-8"
+                ) from error
 
 
 def _damaged_json(source: Path | str, error: Exception) -> DataError:

@@ -16,6 +16,11 @@ def locate(source: Path) -> list[Path]:
     return [Path(source)]
 
 
+def task_of(source: Path, **_: Any) -> str:
+    """The task that the folder was prepared for."""
+    return PreparedData(source).task
+
+
 def read(source: Path, *, split: str | None = None, **_: Any) -> Iterator[Example]:
     """Every record again, its image where it lies. `split` puts all of them into one split.
 

@@ -1,0 +1,164 @@
+"""What the columns of the user's own table are for, and what one of its rows says.
+
+image, text                               pairs
+image, question, answer or answers        questions (vqa)
+left, right, text, label                  statements about two images (nlvr2)
+image, text, label                        statements about one image (nlvr)
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pixelbert.data.formats.common import RowError, as_id, canonical_split
+from pixelbert.data.formats.labels import Labels
+from pixelbert.data.records import TEST_SPLITS, BadRow, Example
+
+COLUMNS = (
+    "image", "left", "right", "text", "question", "answer", "answers", "label", "id", "question_id", "answer_type",
+    "question_type", "split",
+)  # fmt: skip
+_REQUIRED = {
+    "pairs": ("image", "text"),
+    "vqa": ("image", "question"),
+    "nlvr2": ("left", "right", "text"),
+    "nlvr": ("image", "text"),
+}
+_LABELS = {"pairs": (), "vqa": ("answer", "answers"), "nlvr2": ("label",), "nlvr": ("label",)}  # one of them
+
+
+def task_of(have: Collection[str]) -> str:
+    """The task that these columns (of ours) are for; if some are missing, the one they come nearest to."""
+    pair = "image" in have and "text" in have
+    answers = "answer" in have or "answers" in have
+    if ("question" in have and (answers or "text" not in have)) or (answers and "text" not in have):
+        return "vqa"
+    if not pair and ("left" in have or "right" in have):
+        return "nlvr2"
+    return "nlvr" if "label" in have else "pairs"
+
+
+def missing_column(have: Collection[str], split: str, task: str = "") -> tuple[str, ...]:
+    """A column that is missing, or several of which one would do; () when all are there.
+
+    Answers and labels may be missing in a table for a test split (or of rows that name their own split).
+    """
+    task = task or task_of(have)
+    for name in _REQUIRED[task]:
+        if name not in have:
+            return (name,)
+    labels: tuple[str, ...] = _LABELS[task]
+    if not labels or split in TEST_SPLITS or "split" in have or any(name in have for name in labels):
+        return ()
+    return labels
+
+
+class OwnRows:
+    """Turns the rows of one table into examples."""
+
+    def __init__(self, source: Path | str, task: str, split: str) -> None:
+        self.source, self.task, self.split = source, task, split
+        name = str(source).rpartition("/")[2]
+        self.dataset = name.removesuffix(".gz").rpartition(".")[0] or name
+        self.labels = Labels(source)
+
+    def missing(self, have: Collection[str]) -> tuple[str, ...]:
+        """As `missing_column`, for the table's task: a later row may lack what the first one has."""
+        return missing_column(have, self.split, self.task)
+
+    def examples(self, place: str, values: Mapping[str, Any]) -> Iterator[Example | BadRow]:
+        """The examples of a row ({our column: value}): one, or for pairs one for each of its texts."""
+        try:
+            yield from self._examples(place, values)
+        except RowError as error:
+            yield BadRow(str(self.source), place, str(error))
+
+    def _examples(self, place: str, values: Mapping[str, Any]) -> list[Example]:
+        image, image2 = self._images(values)
+        split = self.split if _blank(values.get("split")) else canonical_split(values["split"])
+        number = values.get("question_id") if self.task == "vqa" else None
+        identity = as_id(values.get("id")) or as_id(number) or f"{self.dataset}:{place.removeprefix('line ')}"
+        texts: Any = values["question" if self.task == "vqa" else "text"]
+        if self.task != "pairs" or not isinstance(texts, list):
+            texts = [texts]
+        if not texts:
+            raise RowError("the list of texts is empty")
+        target = self._target(place, values, identity, image, split)
+        names = [identity] if len(texts) == 1 else [f"{identity}#{k}" for k in range(len(texts))]
+        where = f"{self.source}: {place}"
+        return [
+            Example(name, split, image, image, text, where, image2, target, self.dataset)
+            for name, text in zip(names, texts, strict=True)
+        ]
+
+    def _images(self, values: Mapping[str, Any]) -> tuple[str, str | None]:
+        sides = ("left", "right") if self.task == "nlvr2" else ("image",)
+        for side in sides:
+            if not isinstance(values.get(side), str) or _blank(values[side]):
+                raise RowError("names no image" if side == "image" else f"names no {side} image")
+        return values[sides[0]].strip(), values[sides[1]].strip() if len(sides) > 1 else None
+
+    def _target(
+        self, place: str, values: Mapping[str, Any], identity: str, image: str, split: str
+    ) -> dict[str, Any] | None:
+        if self.task == "pairs":
+            return None
+        if self.task == "vqa":
+            types = {name: str(values[name]).strip() for name in ("question_type", "answer_type")
+                     if not _blank(values.get(name))}  # fmt: skip
+            return {"question_id": _number_or_text(identity), "image_id": image, **types, **_answers(values, split)}
+        target: dict[str, Any] = {"identifier": identity}
+        if not _blank(values.get("label")):
+            target["label"] = self.labels.truth(values["label"], place)
+        elif split not in TEST_SPLITS:
+            raise RowError("has no label")
+        return target
+
+
+def _answers(values: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """The answers as VQA's annotation files have them; {} for a question of a test split without any."""
+    given = values.get("answers")
+    answers = [_answer(given) for given in _split_answers(given)] if not _blank(given) else []
+    one = None if _blank(values.get("answer")) else _answer(values["answer"])
+    if one is not None and not answers:
+        answers = [one]
+    if not answers:
+        if split in TEST_SPLITS:
+            return {}
+        raise RowError("has no answer")
+    return {
+        "multiple_choice_answer": one or Counter(answers).most_common(1)[0][0],  # of equal counts the first given
+        "answers": [{"answer": answer, "answer_id": number} for number, answer in enumerate(answers, 1)],
+    }
+
+
+def _split_answers(given: Any) -> list[Any]:
+    """A list, or text: a JSON list, or answers with | between them."""
+    if isinstance(given, str) and given.strip().startswith("["):
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise RowError(f"its answers begin with '[' and are no JSON list ({error})") from error
+    if isinstance(given, str):
+        return given.split("|")
+    return given if isinstance(given, list) else [given]
+
+
+def _answer(value: Any) -> str:
+    text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
+    if not text:
+        raise RowError("an answer is empty" if isinstance(value, str) else f"an answer is {value!r}, no text")
+    return text
+
+
+def _number_or_text(identity: str) -> int | str:
+    """Ids that are whole numbers are numbers in VQA's files."""
+    return int(identity) if identity.isdecimal() and str(int(identity)) == identity else identity
+
+
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
