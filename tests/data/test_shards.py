@@ -202,3 +202,22 @@ def test_shards_keep_to_their_size_and_depend_on_the_images_alone(tmp_path, tool
 def test_suffix_by_content(tools, kind, suffix):
     assert image_suffix(tools.picture(kind=kind)) == suffix
     assert image_suffix(b"other") == ""
+
+
+def test_an_image_by_its_number_when_its_name_is_another(tmp_path, tools):
+    plain = put(tmp_path / "coco" / "train2017" / "000000000025.jpg")
+    put(tmp_path / "coco" / "labels" / "000000000026.txt")
+    put(tmp_path / "coco" / "x" / "1000000000026.jpg")  # thirteen digits
+    tar = tools.write_tar(tmp_path / "coco" / "a.tar", {"shapes_dev_000000000027.PNG": b"x"})
+    finder = ImageFinder([tmp_path / "coco"])
+    with pytest.raises(ImageNotFound, match="not found"):
+        finder.find("COCO_train2014_000000000025.jpg")  # by its name alone
+    assert finder.find("COCO_train2014_000000000025.jpg", 25).file == plain
+    assert finder.find("000000000027", 27).file == str(tar)
+    with pytest.raises(ImageNotFound, match="not found"):
+        finder.find("000000000026", 26)
+    official = put(tmp_path / "coco" / "y" / "COCO_train2014_000000000025.jpg")
+    finder = ImageFinder([tmp_path / "coco"])
+    assert finder.find("COCO_train2014_000000000025.jpg", 25).file == official  # the name comes first
+    with pytest.raises(ImageNotFound, match="ambiguous"):
+        finder.find("000000000025.png", 25)

@@ -12,11 +12,10 @@ from pixelbert.data.records import SPLITS, BadRow, Example, Excluded, ImageRef
 from pixelbert.data.shards import ImageFinder, ImageNotFound
 from pixelbert.data.sources import SourceItem
 from pixelbert.data.spool import Spool
-from pixelbert.errors import DataError
 
 AUTO = len(SPLITS)  # the split code of a row whose file names no split
-# Ids of these are unique over all their files, so that a caption read twice is found out.
-_ONE_ID_SPACE = ("coco", "visual_genome", "flickr30k", "flickr8k")
+# Ids of these are unique over all their files, so that a caption or question read twice is found out.
+_ONE_ID_SPACE = ("coco", "visual_genome", "flickr30k", "flickr8k", "vqa", "nlvr2")
 
 
 class Collector:
@@ -49,7 +48,7 @@ class Collector:
     ) -> None:
         """All rows of one file. `keep_missing` takes an image that is nowhere for one that lies at its name."""
         self._keep_missing = keep_missing
-        self._check_task(item)
+        self.task = item.task
         names: dict[str, int | str] = {}  # image name -> its number, or why it has none
         default = AUTO if item.split is None else SPLITS.index(item.split)
         for row in rows:
@@ -67,12 +66,6 @@ class Collector:
                 counts = self.excluded.setdefault(row.reason, [0, 0])
                 counts[0] += 1
                 counts[1] += row.rows
-
-    def _check_task(self, item: SourceItem) -> None:
-        task = item.task
-        if self.task and task != self.task:
-            raise DataError(f"{item.file}: holds data for the task {task}, and the sources before it for {self.task}")
-        self.task = task
 
     def rows_seen(self) -> int:
         """Rows so far: good, bad or left out."""

@@ -226,7 +226,7 @@ def _fill(folder: Path, job: _Job) -> dict[str, Any]:
 def _check_complete(job: _Job, rows: Collector, bad: BadRows) -> None:
     """Questions and statements are scored over all of a split, so none is left out unless the user allows it."""
     if bad.total and rows.task != "pairs" and job.max_bad is None and not job.survey:
-        first, more = bad.first[0], f" and {bad.total - 1:,} more" if bad.total > 1 else ""
+        first, more = bad.first[0], f", one of {bad.total:,} bad rows" if bad.total > 1 else ""
         raise DataError(
             f"{first.file}: {first.place}: {first.reason}{more}; a score is over all of a split, so nothing was"
             f" written (--max-bad {bad.total} leaves such rows out)"

@@ -10,7 +10,7 @@ from typing import Any
 from pixelbert.data.files import is_url
 from pixelbert.data.formats import FORMATS, Format
 from pixelbert.data.formats.common import RowError, canonical_split
-from pixelbert.errors import UsageError, nearest
+from pixelbert.errors import DataError, UsageError, nearest
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def parse_sources(
 
     FORMAT `mix` takes its sources as `format=path` or `format:split=path`. `reader` are the options of the readers.
     Raises UsageError for an unknown format or split, with the nearest name, and DataError for a source that does not
-    exist.
+    exist or is for another task than those before it.
     """
     if not sources:
         raise UsageError("no SOURCE given")
@@ -57,8 +57,13 @@ def parse_sources(
         if name not in FORMATS:
             raise UsageError(f"unknown format '{name}'; {nearest(name, [*FORMATS, 'mix'])}")
         items += _items(name, path, own_split, origin)
-    items = _pair(items)
-    return [replace(item, task=_task(item, reader or {})) for item in items]
+    items = [replace(item, task=_task(item, reader or {})) for item in _pair(items)]
+    for item in items:
+        if item.task != items[0].task:
+            raise DataError(
+                f"{item.file}: holds data for the task {item.task}, and the sources before it for {items[0].task}"
+            )
+    return items
 
 
 def _pair(items: list[SourceItem]) -> list[SourceItem]:

@@ -60,6 +60,7 @@ def read_nlvr2(
     lines have a label and others have none.
     """
     images = ImageMap.given_or_beside(image_map, source, (f"image_map_{_stem(source)}.json", "image_map.json"))
+    dataset = Path(str(source)).absolute().parent.name if images else "nlvr2"  # other photos, another set
     for place, row, label in _statements(source, split, notes, on_read):
         identifier = row["identifier"]
         match = _NLVR2_ID.fullmatch(identifier)
@@ -79,7 +80,7 @@ def read_nlvr2(
         own_split = split or SPLIT_NAMES.get(part, "") or _split(source)
         target = {"identifier": identifier, "set": pair_set, **label}
         yield Example(identifier, own_split, left, left, text, f"{source}: {place}, {identifier}",
-                      image2=right, target=target, source="nlvr2")  # fmt: skip
+                      image2=right, target=target, source=dataset)  # fmt: skip
 
 
 def read_nlvr(
