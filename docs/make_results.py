@@ -1,9 +1,9 @@
 """The tables of docs/results.md, made from docs/results.json.
 
-    python docs/make_results.py                       write the tables anew
-    python docs/make_results.py --check               exit 1 when a table is not what the figures say
-    python docs/make_results.py record FILE --prefix flickr8k.val --command "..." [--rename a=b] [--minutes 40]
-                                                      take over the figures of an evaluation (figures.json)
+python docs/make_results.py                       write the tables anew
+python docs/make_results.py --check               exit 1 when a table is not what the figures say
+python docs/make_results.py record FILE --prefix flickr8k.val --command "..." [--rename a=b] [--minutes 40]
+                                                  take over the figures of an evaluation (figures.json)
 """
 
 from __future__ import annotations
