@@ -84,6 +84,7 @@ class PixelBertForImagesAndTextClassification(PixelBertPreTrainedModel):
         """
         texts, count = input_ids.shape[0], self.config.num_images
         if grid is None:
+            assert pixel_values is not None
             grid = self.pixelbert.encode_images(pixel_values, image_sizes)
         if image_of_text is None:
             image_of_text = torch.arange(texts * count, device=input_ids.device).view(texts, count)
