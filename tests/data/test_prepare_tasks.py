@@ -166,7 +166,7 @@ def test_a_question_without_image_stops_unless_it_is_allowed(vqa, tmp_path):
     (vqa / "train2014" / "COCO_train2014_000000000002.jpg").unlink()
     reason = (
         r"train2014_questions.json: question_id 20: image 'COCO_train2014_000000000002.jpg' not found in .*,"
-        r" one of 2 bad rows; a score is over all of a split, so nothing was written \(--max-bad 2 leaves such rows out\)"
+        r" one of 2 bad rows; a score is over all of a split, so nothing was written \(--max-bad 2"
     )
     with pytest.raises(DataError, match=reason):
         prepare("vqa", [vqa], tmp_path / "out")
