@@ -201,7 +201,8 @@ def test_lines_cut_off_and_values_that_are_not_finite(tmp_path: Path) -> None:
     page = Page(write_report(run))
     paths = "".join(str(a.get("d")) for tag, a in page.tags if tag == "path")
     assert "nan" not in paths and "inf" not in paths
-    assert "NaN" not in page.html and "Infinity" not in page.html
+    words = re.sub(r"data:[^\"']*", "", page.html)  # a picture in base64 may spell anything
+    assert "NaN" not in words and "Infinity" not in words
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
