@@ -78,7 +78,7 @@ def validations(run: Path, change: Any) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-# -- the page ----------------------------------------------------------------------------------------------------------
+# -- the page --------------------------------------------------------------------------------------------------------
 
 
 def test_the_page_asks_nobody_for_anything(run: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_people_wrote_cannot_become_code(tmp_path: Path) -> None:
     assert len([1 for tag, a in page.tags if tag == "img" and a.get("class") == "picture"]) == 23
 
 
-# -- runs that go on, stopped, or are old ------------------------------------------------------------------------------
+# -- runs that go on, stopped, or are old ----------------------------------------------------------------------------
 
 
 def test_a_run_that_goes_on(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_loss_without_weight_is_said_to_be_untrained(tmp_path: Path) -> None:
     assert text.count("Not trained in this run") + text.count("were not trained in this run") == 2
 
 
-# -- the blind model ---------------------------------------------------------------------------------------------------
+# -- the blind model -------------------------------------------------------------------------------------------------
 
 
 def test_without_a_blind_model_the_page_says_how_to_make_it(run: Path) -> None:
@@ -287,7 +287,7 @@ def test_a_run_that_looks_is_no_blind_model(tmp_path: Path) -> None:
         write_report(run, blind=tmp_path / "run-blind")
 
 
-# -- when it is written ------------------------------------------------------------------------------------------------
+# -- when it is written ----------------------------------------------------------------------------------------------
 
 
 def test_written_on_call_and_at_the_end(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_blind_run_renews_the_report_of_the_run_it_belongs_to(tmp_path: Path) 
     assert "not yet" not in Page(run / "report.html").flat
 
 
-# -- parts -------------------------------------------------------------------------------------------------------------
+# -- parts -----------------------------------------------------------------------------------------------------------
 
 
 def test_time_and_parts_of_a_resumed_run(tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_duration(seconds: float, told: str) -> None:
     assert duration(seconds) == told
 
 
-# -- a real run --------------------------------------------------------------------------------------------------------
+# -- a real run ------------------------------------------------------------------------------------------------------
 
 
 def test_training_leaves_a_report(tmp_path: Path) -> None:

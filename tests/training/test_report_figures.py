@@ -23,7 +23,7 @@ from pixelbert.training.report.figures import (
 )
 from pixelbert.training.report.svg import Curve, Panel, draw, log_ticks, number, smooth, thin, ticks
 
-# -- figures -----------------------------------------------------------------------------------------------------------
+# -- figures ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_where_the_blind_run_is_looked_for(tmp_path: Path, monkeypatch: pytest.M
     assert blind_folder(Path(".")) == tmp_path / "b-blind"
 
 
-# -- curves ------------------------------------------------------------------------------------------------------------
+# -- curves ----------------------------------------------------------------------------------------------------------
 
 numbers = st.floats(-1e9, 1e9, allow_nan=False)
 

@@ -6,7 +6,9 @@ of an endless stream of shuffled epochs, so to resume is to go to step k.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -197,6 +199,8 @@ class _Planned(Dataset[Batch]):
 
 def loader(build: Callable[[Plan], Batch], sampler: StepSampler, workers: int) -> Generator[Batch, None, None]:
     """Batches in the sampler's order; the same for any number of workers."""
+    if workers:  # else the tokenizers library complains of every fork
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     data = DataLoader(
         _Planned(build),
         sampler=sampler,
@@ -204,6 +208,9 @@ def loader(build: Callable[[Plan], Batch], sampler: StepSampler, workers: int) -
         num_workers=workers,
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=4 if workers else None,
+        # forked workers share the pages of what is in memory, and end when this process is killed; those of a fork
+        # server, newer Pythons' default, do neither
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         pin_memory=torch.cuda.is_available(),
     )
     for batch in data:

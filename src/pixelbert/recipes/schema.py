@@ -190,7 +190,7 @@ class Recipe(Section):
     command: str = ""
     expected: str = ""
     task: Literal["pretraining"] = "pretraining"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     backbone: Backbone = Backbone()
     text: Text = Text()
     visual: Visual = Visual()
@@ -229,6 +229,8 @@ class Recipe(Section):
             raise ValueError("the contrastive loss and hard negatives need contrastive_size, their vectors' width")
         if self.mlm.on_negatives and any(hard):
             raise ValueError("mlm.on_negatives and hard negatives do not go together: those are chosen after masking")
+        if self.validation.images == 1:
+            raise ValueError("validation.images is 1, but nothing can be told apart with fewer than 2")
         return self
 
 

@@ -80,6 +80,11 @@ class FrozenFeatures:
         self.steps = 0
         self.maps = np.empty(0, dtype=np.float16)
 
+    @property
+    def outdated(self) -> bool:
+        """Whether another number of steps is frozen now than the maps are of."""
+        return self.model.visual.frozen_steps() != self.steps
+
     def refresh(self) -> None:
         """Have the maps for the present number of frozen steps: as before, from the file, or computed."""
         steps = frozen_steps(self.model.visual)

@@ -70,14 +70,13 @@ def train(
     prepared = PreparedData(data)
     splits = open_splits(prepared, settings)
     accelerator = make_accelerator(settings.train.trackers, run)
-    plan = RunPlan(settings, splits[0].num_records, accelerator.num_processes)
-    folder = open_run(run, settings, prepared, resume=resume, from_run=from_run, main=accelerator.is_main_process)
-    checkpoint = load_checkpoint(run, note if accelerator.is_main_process else None) if resume else None
-    parts = build_parts(settings, *splits, run=run if checkpoint else None, from_run=folder.from_run)
-    folder.write(parts)
-    trainer = Trainer(settings, plan, run, parts, accelerator, prepared.fingerprint)
     try:
-        return trainer.fit(checkpoint)
+        plan = RunPlan(settings, splits[0].num_records, accelerator.num_processes)
+        folder = open_run(run, settings, prepared, resume=resume, from_run=from_run, main=accelerator.is_main_process)
+        checkpoint = load_checkpoint(run, note if accelerator.is_main_process else None) if resume else None
+        parts = build_parts(settings, *splits, run=run if checkpoint else None, from_run=folder.from_run)
+        folder.write(parts)
+        return Trainer(settings, plan, run, parts, accelerator, prepared.fingerprint).fit(checkpoint)
     finally:
         accelerator.end_training()
 
@@ -186,8 +185,9 @@ class Trainer:
         if stages != self.frozen_stages:
             self.model.pixelbert.visual.set_frozen_stages(stages)
             self.frozen_stages = stages
-        if self.frozen is not None:
-            self.frozen.refresh()
+        if self.frozen is not None and self.frozen.outdated:
+            with self.accelerator.main_process_first():  # one computes, the others read its file
+                self.frozen.refresh()
 
     def _sampler(self, first: int) -> StepSampler:
         optim, accelerator = self.recipe.optim, self.accelerator
@@ -210,7 +210,7 @@ class Trainer:
         wanted = sum_over_ranks(self.accelerator, {"stop": float(stop), "save": float(save)})
         return wanted["stop"] > 0, wanted["save"] > 0
 
-    # -- state -------------------------------------------------------------------------------------------------------
+    # -- state --------------------------------------------------------------------------------------------------------
 
     def _save(self, done: int, metrics: MetricsFile) -> None:
         if not self.main:
