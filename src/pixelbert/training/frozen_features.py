@@ -83,7 +83,7 @@ class FrozenFeatures:
     @property
     def outdated(self) -> bool:
         """Whether another number of steps is frozen now than the maps are of."""
-        return self.model.visual.frozen_steps() != self.steps
+        return frozen_steps(self.model.visual) != self.steps
 
     def refresh(self) -> None:
         """Have the maps for the present number of frozen steps: as before, from the file, or computed."""
