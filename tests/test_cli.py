@@ -237,6 +237,16 @@ def test_prepare_from_csv_to_prepared_data(tmp_path, capsys):
     assert (out / "prepared.json").is_file()  # the earlier one is still there
 
 
+def test_prepare_offers_every_option_of_the_function():
+    import inspect
+
+    from pixelbert.data.prepare import prepare, survey
+
+    ours = {"columns" if name == "column" else name for name in inspect.signature(cli.prepare).parameters}
+    theirs = inspect.signature(prepare).parameters.keys() | inspect.signature(survey).parameters.keys()
+    assert ours - {"dry_run"} == theirs - {"limits", "console"}
+
+
 def test_prepare_help_names_every_format(capsys):
     from pixelbert.data.formats import FORMATS
 
