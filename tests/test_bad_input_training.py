@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ import yaml
 from pixelbert.cli import main
 from pixelbert.data.prepare import prepare
 from pixelbert.errors import DataError, MachineError, TrainingStopped
-from pixelbert.tasks.pretraining import PretrainingObjective
+from pixelbert.tasks.pretraining import PretrainingBatches, PretrainingObjective
 from pixelbert.training.checkpoint import checkpoint_path, checkpoints, load_checkpoint
 from pixelbert.training.loop import train
 from tiny_runs import losses, same_weights, tiny_data, tiny_recipe
@@ -94,6 +95,8 @@ def test_the_data_is_not_there_or_not_for_this(
     assert code == 3 and "nothing: not a prepared folder" in line
     code, line = command("data.train_splits=[trian]")
     assert code == 3 and "no split 'trian'; did you mean 'train'?" in line
+    code, line = command("data.train_splits=[train, restvall]")
+    assert code == 3 and "no split 'restvall'" in line
     code, line = command("data.val_split=test")
     assert code == 3 and "no split 'test'" in line
     copied = shutil.copytree(folder / "data", tmp_path / "data")
@@ -297,6 +300,19 @@ def test_an_image_of_the_held_out_split_that_broke(tmp_path: Path, command: Call
     broken.write_text("a text file named .png")
     code, line = command(data=data)
     assert code == 3 and str(broken) in line and "record" in line
+
+
+def test_a_loader_worker_that_is_killed(
+    command: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does where memory runs out."""
+
+    def killed(self: PretrainingBatches, plan: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(PretrainingBatches, "__call__", killed)
+    code, line = command("data.workers=1")
+    assert code == 6 and "a loader worker was killed" in line and "data.workers" in line
 
 
 # -- a full disk -----------------------------------------------------------------------------------------------------

@@ -61,13 +61,14 @@ def train_quietly(recipe: Any, data: Path, run: Path, **options: Any) -> None:
 
 
 def command_line(arguments: list[str], stderr: Path, interrupt_at: int = 0) -> None:
-    """`pixelbert ARGUMENTS`, its stderr in a file; with Ctrl-C when a step is written down."""
+    """`pixelbert ARGUMENTS`, its stderr in a file; with Ctrl-C to all its processes when a step is written down."""
     from pixelbert.cli import main
 
+    os.setpgid(0, 0)
     with open(stderr, "w", buffering=1) as file:
         os.dup2(file.fileno(), 2)
         sys.stderr = file
-        with interrupted_at(interrupt_at) if interrupt_at else contextlib.nullcontext():
+        with interrupted_at(interrupt_at, group=True) if interrupt_at else contextlib.nullcontext():
             code = main(arguments)
     os._exit(code)
 
@@ -136,8 +137,8 @@ def killed_at(where: str, step: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interrupted_at(step: int, number: int = signal.SIGINT) -> Iterator[None]:
-    """Ctrl-C (or another signal) to this process when step `step` is written down."""
+def interrupted_at(step: int, number: int = signal.SIGINT, group: bool = False) -> Iterator[None]:
+    """Ctrl-C (or another signal) to this process, or its whole group, when step `step` is written down."""
     from pixelbert.training.checkpoint import MetricsFile
 
     write = MetricsFile.write
@@ -145,26 +146,51 @@ def interrupted_at(step: int, number: int = signal.SIGINT) -> Iterator[None]:
     def interrupting(self: MetricsFile, **row: Any) -> None:
         write(self, **row)
         if row["kind"] == "train" and row["step"] == step:
-            os.kill(os.getpid(), number)
+            os.killpg(os.getpgrp(), number) if group else os.kill(os.getpid(), number)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MetricsFile, "write", interrupting)
         yield
 
 
-def as_rank(
-    rank: int, ranks: int, port: int, jobs: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
-) -> None:
-    """Be one of `ranks` processes, as a launcher starts them, and run the jobs one after another."""
+Job = tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]
+
+
+def on_ranks(ranks: int, *jobs: Job) -> list[int]:
+    """Run the jobs one after another in `ranks` processes as a launcher starts them; the processes' exit codes."""
+    port = free_port()
+    return run_jobs([(_as_rank, (rank, ranks, port, jobs)) for rank in range(ranks)])
+
+
+def _as_rank(rank: int, ranks: int, port: int, jobs: tuple[Job, ...]) -> None:
     from accelerate.state import AcceleratorState
+
+    from pixelbert.errors import PixelBertError
 
     for number, (target, args, options) in enumerate(jobs):
         os.environ.update(
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks),
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port + number), ACCELERATE_USE_CPU="true",
         )  # fmt: skip
-        target(*args, **options)
+        try:
+            target(*args, **options)
+        except PixelBertError as error:
+            os._exit(error.exit_code)
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def train_until_one_is_asked_to_stop(recipe: Any, data: Path, run: Path, step: int) -> None:
+    """Train; the second process alone gets SIGTERM at a step, and both must stop there."""
+    asked = interrupted_at(step, signal.SIGTERM) if os.environ["RANK"] == "1" else contextlib.nullcontext()
+    with asked, contextlib.suppress(KeyboardInterrupt):
+        train_quietly(recipe, data, run)
+        os._exit(1)  # it did not stop
+
+
+def train_until_one_is_lost(recipe: Any, data: Path, run: Path, step: int) -> None:
+    """Train; the second process is killed at a step."""
+    with killed_at("line written", step) if os.environ["RANK"] == "1" else contextlib.nullcontext():
+        train_quietly(recipe, data, run)
 
 
 def free_port() -> int:

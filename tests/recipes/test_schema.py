@@ -208,6 +208,7 @@ def test_changes_do_not_leak_into_other_recipes() -> None:
         ("itm.hard_share=0.5", "need contrastive_size"),
         ("schedule.epochs=null", "schedule: give either epochs or pairs"),
         ("optim=5", "optim is 5"),
+        ("data.val_split=train", "data.val_split 'train' is trained on"),
         ("validation.images=1", "nothing can be told apart with fewer than 2"),
         ("seed=-1", "seed is -1: input should be greater than or equal to 0"),
         ("data.train_splits=[]", r"data\.train_splits is \[\]"),

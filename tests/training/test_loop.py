@@ -25,7 +25,6 @@ from pixelbert.training.loop import train
 from pixelbert.training.plan import RunPlan
 from pixelbert.training.validation import Validator
 from tiny_runs import losses, same_weights, step_losses, tiny_data, tiny_recipe, weights, widest_gap
-from training_jobs import as_rank, free_port, run_jobs, train_quietly
 
 # Adam divides by the size of a gradient: its usual eps blows rounding errors of tiny gradients up to whole steps.
 SMOOTH = "optim.text.eps=1e-2"
@@ -165,6 +164,33 @@ def test_kept_features_of_a_frozen_cnn_train_the_same_model(tmp_path: Path, data
     for one, other in zip(step_losses(tmp_path / "plain"), step_losses(tmp_path / "kept"), strict=True):
         assert other == pytest.approx(one, abs=1e-2)  # they are kept in float16
     assert list((tmp_path / "kept" / "features").glob("*.npy"))
+
+
+# -- the data --------------------------------------------------------------------------------------------------------
+
+
+def test_splits_are_trained_on_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_data(tmp_path)
+    lines = (tmp_path / "captions.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows[3:9]:
+        row["split"] = "restval"
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare("jsonl", [tmp_path / "captions.jsonl"], tmp_path / "more")
+    texts: dict[str, list[str]] = {"plain": [], "joined": []}
+    call = PretrainingBatches.__call__
+    for name, folder in (("plain", data), ("joined", tmp_path / "more")):
+
+        def recording(self: PretrainingBatches, plan: Any, name: str = name) -> Any:
+            texts[name] += [self.records.text(int(record)) for record in plan.records]
+            return call(self, plan)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PretrainingBatches, "__call__", recording)
+            changes = ("data.train_splits=[train, restval]", "schedule.epochs=1", "optim.batch_size=27",
+                       "optim.micro_batch=27", "validation.times=0")  # fmt: skip
+            train(tiny_recipe(*changes), folder, tmp_path / name)
+    assert sorted(texts["plain"]) == sorted(texts["joined"]) == sorted(row["text"] for row in rows[:27])
 
 
 # -- what is left behind ---------------------------------------------------------------------------------------------
@@ -342,36 +368,6 @@ def test_from_a_folder_that_is_no_run_is_refused(tmp_path: Path, data: Path, fir
     with pytest.raises(CheckpointError, match="broken"):
         train(tiny_recipe(), data, tmp_path / "run", from_run=broken)
     assert not (tmp_path / "run").exists()
-
-
-# -- several processes -----------------------------------------------------------------------------------------------
-
-
-def test_two_processes_train_what_one_trains_and_resume_to_the_same_bits(tmp_path: Path, data: Path) -> None:
-    """Phases that unfreeze the CNN, accumulation, steps with few masked words on one side; then stop and resume."""
-    phases = "phases=[{until: 0.5, frozen_stages: 9}, {until: 1, frozen_stages: -1}]"
-    plain = tiny_recipe(phases, "optim.micro_batch=2", SMOOTH, "text.vocab_size=60")
-    noisy = tiny_recipe(phases, "optim.micro_batch=2", "text.dropout=0.1", "loss.contrastive=1", "train.save_steps=2")
-    train(plain, data, tmp_path / "one")
-    jobs: list[Any] = [
-        (train_quietly, (plain, data, tmp_path / "two"), {}),
-        (train_quietly, (noisy, data, tmp_path / "noisy"), {}),
-        (train_quietly, (noisy, data, tmp_path / "cut"), {}),
-    ]
-    port = free_port()
-    assert run_jobs([(as_rank, (rank, 2, port, jobs)) for rank in range(2)]) == [0, 0]
-    for one, other in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
-        assert one.keys() == other.keys()
-        if one["kind"] == "train":
-            numbers = ("step", "pairs", "loss", "mlm", "itm", "grad_norm", "rate")
-            assert [other[name] for name in numbers] == pytest.approx([one[name] for name in numbers], rel=1e-4)
-    assert widest_gap(tmp_path / "one", tmp_path / "two") < 1e-5
-    # back to step 4, as if killed after it
-    shutil.rmtree(checkpoint_path(tmp_path / "cut", 6))
-    resumed: list[Any] = [(train_quietly, (noisy, data, tmp_path / "cut"), {"resume": True})]
-    assert run_jobs([(as_rank, (rank, 2, port + 10, resumed)) for rank in range(2)]) == [0, 0]
-    assert losses(tmp_path / "cut") == losses(tmp_path / "noisy")
-    assert same_weights(tmp_path / "cut", tmp_path / "noisy")
 
 
 # -- the tiny recipe on drawn scenes ---------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pixelbert.data.draws import generator
 from pixelbert.data.records import ImageRef, Split
-from pixelbert.errors import DataError, PixelBertError, UsageError
+from pixelbert.errors import MachineError, PixelBertError, UsageError
 
 Batch = dict[str, Any]
 
@@ -198,7 +198,10 @@ class _Planned(Dataset[Batch]):
 
 
 def loader(build: Callable[[Plan], Batch], sampler: StepSampler, workers: int) -> Generator[Batch, None, None]:
-    """Batches in the sampler's order; the same for any number of workers."""
+    """Batches in the sampler's order; the same for any number of workers.
+
+    Raises what building a batch raises, in a worker too, and MachineError when a worker is killed.
+    """
     if workers:  # else the tokenizers library complains of every fork
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     data = DataLoader(
@@ -213,11 +216,17 @@ def loader(build: Callable[[Plan], Batch], sampler: StepSampler, workers: int) -
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         pin_memory=torch.cuda.is_available(),
     )
-    for batch in data:
-        if "error" in batch:
-            error = batch["error"]
-            raise error if isinstance(error, PixelBertError) else DataError(str(error))
-        yield batch
+    try:
+        for batch in data:
+            if "error" in batch:
+                raise batch["error"]
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise MachineError(
+            "a loader worker was killed, most often for want of memory; lower data.workers (0 uses none)"
+        ) from error
 
 
 def _start_worker(_: int) -> None:

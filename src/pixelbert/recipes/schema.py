@@ -229,6 +229,8 @@ class Recipe(Section):
             raise ValueError("the contrastive loss and hard negatives need contrastive_size, their vectors' width")
         if self.mlm.on_negatives and any(hard):
             raise ValueError("mlm.on_negatives and hard negatives do not go together: those are chosen after masking")
+        if self.data.val_split in self.data.train_splits:
+            raise ValueError(f"data.val_split '{self.data.val_split}' is trained on: it must be held out")
         if self.validation.images == 1:
             raise ValueError("validation.images is 1, but nothing can be told apart with fewer than 2")
         return self

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 
 from pixelbert.data.batches import Records, join
-from pixelbert.data.records import PreparedData
+from pixelbert.data.records import SPLITS, PreparedData
 from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.image_processing import ResizeRule, multiple_for_backbone
@@ -49,10 +49,10 @@ def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Record
     """
     if prepared.task != "pairs":
         raise DataError(f"{prepared.folder}: prepared for {prepared.task}, pretraining needs image-text pairs")
-    wanted = [name for name in recipe.data.train_splits if name in prepared.info["splits"]]
-    if not wanted:
-        prepared.split(recipe.data.train_splits[0])  # raises, naming what there is
-    train, val = join([prepared.split(name) for name in wanted]), prepared.split(recipe.data.val_split)
+    present = prepared.info["splits"]  # restval is there or not, as the data has it; other names must be right
+    wanted = [name for name in recipe.data.train_splits if name in present or name not in SPLITS]
+    train = join([prepared.split(name) for name in wanted or recipe.data.train_splits[:1]])
+    val = prepared.split(recipe.data.val_split)
     for name, split in (("train", train), (recipe.data.val_split, val)):
         if split.num_images < 2:
             raise DataError(f"{prepared.folder}: split '{name}' has {split.num_images} image(s), at least 2 are needed")
