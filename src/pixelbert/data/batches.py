@@ -197,7 +197,7 @@ class _Planned(Dataset[Batch]):
             return {"error": error}
 
 
-def loader(build: Callable[[Plan], Batch], sampler: StepSampler, workers: int) -> Generator[Batch, None, None]:
+def loader(build: Callable[[Plan], Batch], sampler: Sampler[Plan], workers: int) -> Generator[Batch, None, None]:
     """Batches in the sampler's order; the same for any number of workers.
 
     Raises what building a batch raises, in a worker too, and MachineError when a worker is killed.

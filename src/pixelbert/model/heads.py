@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
 from pixelbert.model.config import PixelBertConfig
-from pixelbert.model.modeling import PixelBertModel, PixelBertPreTrainedModel
+from pixelbert.model.contrastive import ContrastiveHead
+from pixelbert.model.modeling import PixelBertModel, PixelBertPreTrainedModel, PooledVectors
 
 
 @dataclass
@@ -98,8 +99,12 @@ class PixelBertForImagesAndTextClassification(PixelBertPreTrainedModel):
         return PixelBertHeadOutput(loss, logits, output.hidden_states, output.attentions)
 
 
-class PixelBertForImageAndTextRetrieval(PixelBertPreTrainedModel):
-    """How well a text fits an image: one score on [CLS], started from the ITM head."""
+class PixelBertForImageAndTextRetrieval(PooledVectors, PixelBertPreTrainedModel):
+    """How well a text fits an image: one score on [CLS], started from the ITM head.
+
+    With `config.contrastive_size` it keeps pooled vectors: they give the shortlist of a large ranking (beyond the
+    paper).
+    """
 
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = ["mlm_head", "itm_head"]
 
@@ -107,7 +112,13 @@ class PixelBertForImageAndTextRetrieval(PixelBertPreTrainedModel):
         super().__init__(config)
         self.pixelbert = PixelBertModel(config)
         self.head = nn.Linear(config.hidden_size, 1)
+        self.contrastive = ContrastiveHead(config) if config.contrastive_size else None
         self.post_init()
+
+    def match_scores(self, cls: Tensor) -> Tensor:
+        """Log-odds of a match [T], from the [CLS] vectors [T, d]."""
+        scores: Tensor = self.head(cls).float()[:, 0]
+        return scores
 
     @torch.no_grad()
     def start_from_itm(self, weight: Tensor, bias: Tensor) -> None:

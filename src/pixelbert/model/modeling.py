@@ -125,7 +125,25 @@ class PixelBertModel(PixelBertPreTrainedModel):
         return PixelBertOutput(last_hidden_state=hidden, attention_mask=mask)
 
 
-class PixelBertForPreTraining(PixelBertPreTrainedModel):
+class PooledVectors:
+    """Vectors of images alone and of texts alone, of a model with `pixelbert` and a `contrastive` head."""
+
+    pixelbert: PixelBertModel
+    contrastive: ContrastiveHead | None
+
+    def image_vectors(self, grid: Grid) -> Tensor:
+        """Pooled image vectors [I, contrastive_size]; needs `config.contrastive_size`."""
+        assert self.contrastive is not None
+        return self.contrastive.image_vectors(grid)
+
+    def text_vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Pooled vectors of texts alone [T, contrastive_size]; needs `config.contrastive_size`."""
+        assert self.contrastive is not None
+        hidden = self.pixelbert(input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.contrastive.text_vectors(hidden, attention_mask)
+
+
+class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
     """Masked language modelling, Eq. (7), and image-text matching, Eq. (8)."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {
@@ -181,16 +199,10 @@ class PixelBertForPreTraining(PixelBertPreTrainedModel):
             attentions=output.attentions,
         )
 
-    def image_vectors(self, grid: Grid) -> Tensor:
-        """Pooled image vectors [I, contrastive_size]; needs `config.contrastive_size`."""
-        assert self.contrastive is not None
-        return self.contrastive.image_vectors(grid)
-
-    def text_vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Pooled vectors of texts alone [T, contrastive_size]; needs `config.contrastive_size`."""
-        assert self.contrastive is not None
-        hidden = self.pixelbert(input_ids, attention_mask=attention_mask).last_hidden_state
-        return self.contrastive.text_vectors(hidden, attention_mask)
+    def match_scores(self, cls: Tensor) -> Tensor:
+        """Log-odds of a match [T], from the [CLS] vectors [T, d]."""
+        logits = self.itm_head(cls).float()
+        return logits[:, 1] - logits[:, 0]
 
 
 @dataclass

@@ -43,10 +43,11 @@ class Text(Section):
     vocab_size: int = Field(default=2000, gt=5)  # when trained on the data's own texts
     max_length: int = Field(default=32, ge=3)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    hidden_size: int = Field(default=768, gt=0)  # the four sizes matter only for random weights
+    hidden_size: int = Field(default=768, gt=0)  # this and the next four matter only for random weights
     layers: int = Field(default=12, gt=0)
     heads: int = Field(default=12, gt=0)
     intermediate_size: int = Field(default=3072, gt=0)
+    initializer_range: float = Field(default=0.02, gt=0)  # std of random weights; 0.02 is BERT's, for 768 wide
     activation: Literal["gelu", "relu"] | None = None  # None = that of the weights; GELU for random ones
     type_embedding: bool = True  # False: s_w is zero, as the paper leaves it out
     freeze_embeddings: bool = False  # word, position and type rows stay as loaded (speed; beyond the paper)
@@ -86,6 +87,21 @@ class Loss(Section):
     mlm: float = Field(default=1.0, ge=0)
     itm: float = Field(default=1.0, ge=0)
     contrastive: float = Field(default=0.0, ge=0)  # beyond the paper
+
+
+class Head(Section):
+    dropout: float = Field(default=0.5, ge=0, lt=1)  # of the heads of the downstream tasks
+    image_type: bool = False  # a vector of its own for the left and the right picture (beyond the paper)
+
+
+class Answers(Section):
+    min_count: int = Field(default=9, ge=1)  # an answer is in the list when so many questions have it
+    normalize: bool = True  # answers of other people count for a target after the official normalisation
+
+
+class Ranking(Section):
+    negatives: int = Field(default=20, ge=1)  # random captions scored beside each true one
+    hard_negatives: int = Field(default=5, ge=1)  # so many of them are learnt from
 
 
 class Data(Section):
@@ -175,9 +191,16 @@ class Validation(Section):
     images: int = Field(default=0, ge=0)  # the first of the split; 0 = all
     captions_per_image: int = Field(default=5, ge=1)
     exact_images: int = Field(default=20, ge=0)  # images whose captions are all scored by ITM against all of them
-    select_on: str = "itm_accuracy"  # the figure whose highest value makes the best model
+    shortlist: int = Field(default=0, ge=0)  # retrieval: images a text that go from pooled vectors to the model
+    select_on: str = ""  # the figure whose highest value makes the best model; empty = the task's own
     batch_size: int = Field(default=256, gt=0)
     seed: int = 1234
+
+
+# Of each task the figure that chooses the best model.
+MAIN_FIGURE = {
+    "pretraining": "itm_accuracy", "question_answering": "vqa_score", "image_pairs": "accuracy", "retrieval": "rsum",
+}  # fmt: skip
 
 
 class Recipe(Section):
@@ -189,7 +212,7 @@ class Recipe(Section):
     needs: str = ""  # data
     command: str = ""
     expected: str = ""
-    task: Literal["pretraining"] = "pretraining"
+    task: Literal["pretraining", "question_answering", "image_pairs", "retrieval"] = "pretraining"
     seed: int = Field(default=0, ge=0)
     backbone: Backbone = Backbone()
     text: Text = Text()
@@ -199,6 +222,9 @@ class Recipe(Section):
     mlm: Mlm = Mlm()
     itm: Itm = Itm()
     loss: Loss = Loss()
+    head: Head = Head()
+    answers: Answers = Answers()
+    ranking: Ranking = Ranking()
     data: Data = Data()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
@@ -217,6 +243,13 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _own_figure(self) -> Recipe:
+        """The figure that chooses the best model, where none is named."""
+        if not self.validation.select_on:
+            self.validation.select_on = MAIN_FIGURE[self.task]
+        return self
+
+    @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
         untils = [phase.until for phase in self.phases]
         if sorted(set(untils)) != untils:
@@ -227,6 +260,8 @@ class Recipe(Section):
             raise ValueError("at least one loss needs a weight")
         if not self.contrastive_size and (any(loss.contrastive for loss in losses) or any(hard)):
             raise ValueError("the contrastive loss and hard negatives need contrastive_size, their vectors' width")
+        if self.validation.shortlist and not self.contrastive_size:
+            raise ValueError("validation.shortlist needs contrastive_size, the width of the pooled vectors")
         if self.mlm.on_negatives and any(hard):
             raise ValueError("mlm.on_negatives and hard negatives do not go together: those are chosen after masking")
         if self.data.val_split in self.data.train_splits:

@@ -5,7 +5,7 @@ The label's place in the head: 0 false, 1 true.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pixelbert.data.batches import Batch, Plan, Records
+from pixelbert.errors import DataError
 from pixelbert.metrics import nlvr2_scores
+from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.heads import PixelBertForImagesAndTextClassification
 from pixelbert.model.pixels import Grid
+from pixelbert.model.processor import PixelBertProcessor
+from pixelbert.recipes.schema import Phase, Recipe
 from pixelbert.tasks.inputs import Inputs
-from pixelbert.tasks.objective import Objective, length_chunks
+from pixelbert.tasks.objective import Objective, by_length
+from pixelbert.tasks.predicting import predict_records, record_outcome, scored_records
+from pixelbert.tasks.task import Outcome, Scoring, Task, common_inputs
 
 LABELS = ("false", "true")
 UNLABELLED = -100  # a test split's records
@@ -64,16 +70,19 @@ class StatementObjective(Objective):
 
     def losses(self, batch: Batch, grid: Grid, settings: StatementLosses) -> dict[str, Tensor]:
         """statement: summed over the statements."""
-        total: Any = 0.0
-        for rows, length in length_chunks(batch["attention_mask"], self.chunks):
-            logits = self.model(
-                batch["input_ids"][rows, :length],
-                attention_mask=batch["attention_mask"][rows, :length],
-                grid=grid,
-                image_of_text=batch["image_of_text"][rows],
-            ).logits
-            total = total + statement_loss(logits, batch["labels"][rows])
-        return {"statement": total}
+        return {"statement": statement_loss(self.scores(batch, grid), batch["labels"])}
+
+    def scores(self, batch: Batch, grid: Grid) -> Tensor:
+        """Logits [T, 2]: false, true."""
+        ids, mask, images = batch["input_ids"], batch["attention_mask"], batch["image_of_text"]
+
+        def logits(rows: Tensor, length: int) -> Tensor:
+            output = self.model(
+                ids[rows, :length], attention_mask=mask[rows, :length], grid=grid, image_of_text=images[rows]
+            )
+            return output.logits
+
+        return by_length(mask, self.chunks, logits)
 
 
 def label_of(target: Mapping[str, Any]) -> int:
@@ -81,13 +90,16 @@ def label_of(target: Mapping[str, Any]) -> int:
     return UNLABELLED if target.get("label") is None else int(bool(target["label"]))
 
 
-def score_statements(records: Records, judged: Mapping[int, bool]) -> dict[str, float]:
-    """accuracy, and consistency where the records have NLVR2's identifiers; percent. `judged`: record -> true or false.
+def score_statements(
+    records: Records, judged: Mapping[int, bool], among: Sequence[int] | None = None
+) -> dict[str, float]:
+    """accuracy, and consistency where the records have NLVR2's identifiers; percent. `judged`: record -> true or false;
+    `among`: the records that are scored, None = all.
 
     Raises ValueError for a record without a judgement.
     """
     examples: list[dict[str, Any]] = []
-    for record in range(records.num_records):
+    for record in range(records.num_records) if among is None else among:
         target = records.target(record)
         identifier = str(target.get("identifier", ""))
         official = identifier.count("-") == 3
@@ -100,3 +112,74 @@ def score_statements(records: Records, judged: Mapping[int, bool]) -> dict[str, 
     if all(e["official"] for e in examples):
         figures["consistency"] = 100 * scores.consistency
     return figures
+
+
+# -- the task of the common loop ---------------------------------------------------------------------------------------
+
+
+class ImagePairs(Task):
+    """NLVR2 (Section 4.2.2), NLVR, and statements of one's own about one or two pictures."""
+
+    name = "image_pairs"
+    data = ("nlvr2", "nlvr")
+    needs = "statements about pictures, true or false"
+    model_class = PixelBertForImagesAndTextClassification
+    beside = ("accuracy", "consistency")
+
+    def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
+        """How many pictures a statement is about is the data's: one in NLVR, two in NLVR2."""
+        return {
+            "num_images": 2 if train.second_image(0) >= 0 else 1, "image_type": recipe.head.image_type,
+            "id2label": dict(enumerate(LABELS)), "head_dropout": recipe.head.dropout,
+        }  # fmt: skip
+
+    def batches(
+        self, recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool
+    ) -> StatementBatches:
+        """Raises DataError when the statements are about another number of pictures than the model's."""
+        pictures = 2 if records.second_image(0) >= 0 else 1
+        if pictures != config.num_images:
+            raise DataError(
+                f"statement {records.record_id(0)}: is about {pictures} picture(s), the model about {config.num_images}"
+            )
+        common = common_inputs(recipe, records, processor, config, train)
+        return StatementBatches(**common, num_images=config.num_images)
+
+    def objective(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> StatementObjective:
+        """Cross-entropy."""
+        return StatementObjective(model, encoder_dtype, chunks)
+
+    def losses(self, recipe: Recipe, phase: Phase) -> StatementLosses:
+        """One loss, weight 1."""
+        return StatementLosses()
+
+    def counts(self, batch: Batch, losses: StatementLosses) -> dict[str, int]:
+        """Statements with a label."""
+        return {"statement": int((batch["labels"] != UNLABELLED).sum())}
+
+    def figure_names(self, recipe: Recipe) -> list[str]:
+        """Accuracy; consistency too where the data has NLVR2's identifiers."""
+        return ["accuracy"]
+
+    def score(self, model: Any, batches: StatementBatches, scoring: Scoring) -> Outcome:
+        """Accuracy and consistency, and a row a statement. Raises DataError for a statement without label."""
+        split, records = batches.records, scored_records(batches, scoring)
+        for record in records:
+            if split.target(record).get("label") is None:
+                raise DataError(f"statement {split.record_id(record)}: has no label; `predict` goes without it")
+        logits = predict_records(self.objective(model, scoring.encoder_dtype, 4), batches, records, scoring)
+        true = truth_of(logits)
+        judged = {record: chance > 0.5 for record, chance in zip(records, true, strict=True)}
+        figures = score_statements(split, judged, records)
+        rows = [
+            {"record": split.record_id(record), "statement": split.text(record), "judged": judged[record],
+             "probability": round(chance, 4), "label": bool(split.target(record)["label"]),
+             "right": judged[record] == bool(split.target(record)["label"]), "split_record": record}
+            for record, chance in zip(records, true, strict=True)
+        ]  # fmt: skip
+        return record_outcome(figures, rows, batches)
+
+
+def truth_of(logits: Tensor) -> list[float]:
+    """Probability that each statement is true: logits [T, 2]."""
+    return logits.float().softmax(dim=1)[:, 1].tolist()

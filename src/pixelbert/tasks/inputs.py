@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pixelbert.data.augment import augment
-from pixelbert.data.batches import Batch, Records, pad_ids
+from pixelbert.data.batches import Batch, Plan, Records, pad_ids
 from pixelbert.data.draws import generator
 from pixelbert.data.images import ImageLimits, ResizeRule, collate_images, load_ref
 from pixelbert.model.image_processing import DEFAULT_LIMITS
@@ -31,6 +31,10 @@ class Inputs:
     crop_scale: float = 0.6
     constant: tuple[int, int, int] | None = None  # blind: this colour instead of every image
     without_images: bool = False  # their features are kept already
+
+    def __call__(self, plan: Plan) -> Batch:
+        """The batch of a plan, with all that its task's losses and scores need."""
+        raise NotImplementedError
 
     def tokenize(self, texts: Sequence[str]) -> list[np.ndarray]:
         """[CLS] pieces [SEP] of each text, at most `max_length`."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pixelbert.data.batches import Records
 from pixelbert.errors import DataError
@@ -31,6 +33,12 @@ def text_key(text: str) -> str:
 def own_keys(records: Records, image: int) -> set[str]:
     """The keys of all texts of an image."""
     return {text_key(records.text(record)) for record in records.records_of(image)}
+
+
+def true_of(records: Records, images: Sequence[int], keys: Sequence[str]) -> Tensor:
+    """bool [I, T]: which of the texts with these keys are true of which image: its own, and equal ones."""
+    own = [own_keys(records, image) for image in images]
+    return torch.tensor([[key in mine for key in keys] for mine in own])
 
 
 def draw_foreign(

@@ -31,17 +31,41 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, settings: Any) -> dict[str, Tensor]:
         """The summed losses of a batch, by name."""
+        with self._cast():
+            return self.losses(batch, self._grid(batch), settings)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """The task's scores float32 of every text of a batch, in its order: the one way from records to answers."""
+        with self._cast():
+            return self.scores(batch, self._grid(batch)).float()
+
+    def _grid(self, batch: Batch) -> Grid:
+        if self.encode is not None:
+            return self.encode(batch)
+        grid: Grid = self.model.pixelbert.encode_images(batch["pixel_values"], batch["image_sizes"])
+        return grid
+
+    def _cast(self) -> Any:
         device = next(self.model.parameters()).device.type
-        with torch.autocast(device, self.encoder_dtype) if self.encoder_dtype else nullcontext():
-            if self.encode is not None:
-                grid = self.encode(batch)
-            else:
-                grid = self.model.pixelbert.encode_images(batch["pixel_values"], batch["image_sizes"])
-            return self.losses(batch, grid, settings)
+        return torch.autocast(device, self.encoder_dtype) if self.encoder_dtype else nullcontext()
+
+    def scores(self, batch: Batch, grid: Grid) -> Tensor:
+        """[T, K] scores of the texts of a batch; of tasks that answer."""
+        raise NotImplementedError
 
     def losses(self, batch: Batch, grid: Grid, settings: Any) -> dict[str, Tensor]:
         """The task's summed losses, from a batch and the pixels of its images."""
         raise NotImplementedError
+
+
+def by_length(mask: Tensor, chunks: int, scores: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """`scores(rows, longest)` of all texts, computed in groups of like length and put back in order: [T, ...]."""
+    parts, order = [], []
+    for rows, length in length_chunks(mask, chunks):
+        parts.append(scores(rows, length))
+        order.append(rows)
+    return torch.cat(parts)[torch.cat(order).argsort()]
 
 
 def length_chunks(mask: Tensor, chunks: int) -> Iterator[tuple[Tensor, int]]:

@@ -22,8 +22,8 @@ from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.pixels import Grid, sample_pixels
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
-from pixelbert.tasks.matching import draw_foreign, is_negative, own_keys, text_key
-from pixelbert.tasks.objective import Objective, length_chunks
+from pixelbert.tasks.matching import draw_foreign, is_negative, text_key, true_of
+from pixelbert.tasks.objective import Objective, by_length, length_chunks
 
 # -- losses ------------------------------------------------------------------------------------------------------------
 
@@ -140,8 +140,7 @@ class PretrainingBatches(Inputs):
         batch["caption_mask"] = pad_ids([np.ones_like(ids) for ids in plain])
         batch["masked_caption_ids"] = pad_ids(masked)
         keys = [text_key(text) for text in captions]
-        own = [own_keys(self.records, image) for image in images]
-        batch["own"] = torch.tensor([[key in mine for key in keys] for mine in own])
+        batch["own"] = true_of(self.records, images, keys)
 
     def mask(self, ids: np.ndarray, epoch: int, record: int) -> tuple[np.ndarray, np.ndarray]:
         draw = generator(self.seed, "mask", epoch, record)
@@ -233,8 +232,4 @@ class PretrainingObjective(Objective):
         return losses
 
     def _text_vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
-        parts, order = [], []
-        for rows, length in length_chunks(mask, self.chunks):
-            parts.append(self.model.text_vectors(ids[rows, :length], mask[rows, :length]))
-            order.append(rows)
-        return torch.cat(parts)[torch.cat(order).argsort()]
+        return by_length(mask, self.chunks, lambda rows, n: self.model.text_vectors(ids[rows, :n], mask[rows, :n]))

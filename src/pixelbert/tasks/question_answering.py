@@ -20,10 +20,15 @@ from torch.nn import functional as F
 from pixelbert.data.batches import Batch, Plan, Records
 from pixelbert.errors import DataError
 from pixelbert.metrics import normalize_answer, vqa_accuracy, vqa_answer_vocabulary
+from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.heads import PixelBertForQuestionAnswering
 from pixelbert.model.pixels import Grid
+from pixelbert.model.processor import PixelBertProcessor
+from pixelbert.recipes.schema import Phase, Recipe
 from pixelbert.tasks.inputs import Inputs
-from pixelbert.tasks.objective import Objective, length_chunks
+from pixelbert.tasks.objective import Objective, by_length
+from pixelbert.tasks.predicting import predict_records, record_outcome, scored_records
+from pixelbert.tasks.task import Outcome, Scoring, Task, common_inputs
 
 OFFICIAL_ANSWERS = 10  # people who answered each question of VQA 2.0
 
@@ -109,39 +114,43 @@ class QuestionObjective(Objective):
 
     def losses(self, batch: Batch, grid: Grid, settings: QuestionLosses) -> dict[str, Tensor]:
         """vqa: summed over the questions."""
-        total: Any = 0.0
-        for rows, length in length_chunks(batch["attention_mask"], self.chunks):
-            logits = self.model(
-                batch["input_ids"][rows, :length],
-                attention_mask=batch["attention_mask"][rows, :length],
-                grid=grid.select(batch["image_of_text"][rows]),
-            ).logits
-            total = total + vqa_loss(logits, batch["targets"][rows])
-        return {"vqa": total}
+        return {"vqa": vqa_loss(self.scores(batch, grid), batch["targets"])}
+
+    def scores(self, batch: Batch, grid: Grid) -> Tensor:
+        """Logits [T, answers]."""
+        ids, mask, images = batch["input_ids"], batch["attention_mask"], batch["image_of_text"]
+
+        def logits(rows: Tensor, length: int) -> Tensor:
+            copies = grid.select(images[rows])
+            return self.model(ids[rows, :length], attention_mask=mask[rows, :length], grid=copies).logits
+
+        return by_length(mask, self.chunks, logits)
 
 
 def score_answers(records: Records, answers: Mapping[int, str]) -> tuple[dict[str, float], list[float]]:
-    """Figures in percent (overall, per answer type, per question type) and each record's own, for predicted answers.
+    """Figures in percent (overall, per answer type, per question type), and each answer's own worth in its order.
 
     Args:
-        answers: record -> answer, for every record.
+        answers: record -> answer, for every record that is scored.
 
     Official data (ten answers a question) goes through the official script's rules; other data by the worth of an
     answer (see above) on normalised strings. Questions whose answers are not in the model's list count like all others.
     """
-    targets = [records.target(record) for record in range(records.num_records)]
-    if all(len(given_answers(target)) == OFFICIAL_ANSWERS for target in targets):
-        annotations = [{"answer_type": "", "question_type": "", **t, "question_id": i} for i, t in enumerate(targets)]
+    targets = {record: records.target(record) for record in answers}
+    if all(len(given_answers(target)) == OFFICIAL_ANSWERS for target in targets.values()):
+        annotations = [{"answer_type": "", "question_type": "", **t, "question_id": i} for i, t in targets.items()]
         scores = vqa_accuracy(dict(answers), annotations)
         figures = {"vqa_score": scores.overall}
         figures |= {f"vqa_score.{name}": value for name, value in scores.per_answer_type.items() if name}
         figures |= {f"vqa_score.question.{name}": value for name, value in scores.per_question_type.items() if name}
-        return figures, [scores.per_question[i] for i in range(len(targets))]
-    worth = [_worth(answers[i], target) for i, target in enumerate(targets)]
+        return figures, [scores.per_question[i] for i in targets]
+    worth = [_worth(answers[i], target) for i, target in targets.items()]
     figures = {"vqa_score": float(np.mean(worth))}
-    kinds = Counter(str(target["answer_type"]) for target in targets if target.get("answer_type"))
+    kinds = Counter(str(target["answer_type"]) for target in targets.values() if target.get("answer_type"))
     for kind in kinds:
-        own = [w for w, target in zip(worth, targets, strict=True) if str(target.get("answer_type", "")) == kind]
+        own = [
+            w for w, target in zip(worth, targets.values(), strict=True) if str(target.get("answer_type", "")) == kind
+        ]
         figures[f"vqa_score.{kind}"] = float(np.mean(own))
     return figures, worth
 
@@ -150,3 +159,70 @@ def _worth(answer: str, target: Mapping[str, Any]) -> float:
     """Percent: min(1, 3 x the share of people whose answer this is), on normalised strings."""
     given = [normalize_answer(other) for other in given_answers(target)]
     return 100.0 * min(1.0, 3 * given.count(normalize_answer(answer)) / len(given)) if given else 0.0
+
+
+# -- the task of the common loop ---------------------------------------------------------------------------------------
+
+
+class QuestionAnswering(Task):
+    """VQA (Section 4.2.1), and questions of one's own."""
+
+    name = "question_answering"
+    data = ("vqa",)
+    needs = "questions with answers"
+    model_class = PixelBertForQuestionAnswering
+    beside = ("vqa_score",)
+
+    def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
+        """The answer list of the training records: it travels in the model's config."""
+        targets = (train.target(record) for record in range(train.num_records))
+        answers = answer_list(targets, recipe.answers.min_count)
+        return {"id2label": dict(enumerate(answers)), "head_dropout": recipe.head.dropout}
+
+    def batches(
+        self, recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool
+    ) -> QuestionBatches:
+        """Targets over the model's own answer list."""
+        answers = [config.id2label[i] for i in range(len(config.id2label))]
+        common = common_inputs(recipe, records, processor, config, train)
+        return QuestionBatches(**common, answers=answers, normalize=recipe.answers.normalize)
+
+    def objective(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> QuestionObjective:
+        """Binary cross-entropy."""
+        return QuestionObjective(model, encoder_dtype, chunks)
+
+    def losses(self, recipe: Recipe, phase: Phase) -> QuestionLosses:
+        """One loss, weight 1."""
+        return QuestionLosses()
+
+    def counts(self, batch: Batch, losses: QuestionLosses) -> dict[str, int]:
+        """Questions."""
+        return {"vqa": len(batch["records"])}
+
+    def figure_names(self, recipe: Recipe) -> list[str]:
+        """The score over all questions; those of each type depend on the data."""
+        return ["vqa_score"]
+
+    def score(self, model: Any, batches: QuestionBatches, scoring: Scoring) -> Outcome:
+        """The official score, and a row a question. Raises DataError when a question has no answers to compare with."""
+        split, records = batches.records, scored_records(batches, scoring)
+        for record in records:
+            if not given_answers(split.target(record)):
+                raise DataError(f"question {split.record_id(record)}: has no answers; `predict` goes without them")
+        logits = predict_records(self.objective(model, scoring.encoder_dtype, 4), batches, records, scoring)
+        answered = answers_of(logits, batches.answers)
+        figures, worth = score_answers(split, {r: a for r, (a, _) in zip(records, answered, strict=True)})
+        rows = [
+            {"record": split.record_id(record), "question": split.text(record), "answer": answer,
+             "probability": round(probability, 4), "score": round(value, 2), "right": value > 0,
+             "given": dict(Counter(given_answers(split.target(record))).most_common()),
+             "answer_type": split.target(record).get("answer_type", ""), "split_record": record}
+            for record, (answer, probability), value in zip(records, answered, worth, strict=True)
+        ]  # fmt: skip
+        return record_outcome(figures, rows, batches)
+
+
+def answers_of(logits: Tensor, answers: Sequence[str]) -> list[tuple[str, float]]:
+    """The best answer of each question with its probability: logits [T, answers]."""
+    probabilities, places = logits.float().sigmoid().max(dim=1)
+    return [(answers[p], float(v)) for p, v in zip(places.tolist(), probabilities.tolist(), strict=True)]

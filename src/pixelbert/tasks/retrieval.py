@@ -14,8 +14,9 @@ from pixelbert.data.draws import generator
 from pixelbert.model.heads import PixelBertForImageAndTextRetrieval
 from pixelbert.model.pixels import Grid
 from pixelbert.tasks.inputs import Inputs
-from pixelbert.tasks.matching import draw_foreign
-from pixelbert.tasks.objective import Objective, length_chunks
+from pixelbert.tasks.matching import draw_foreign, text_key, true_of
+from pixelbert.tasks.objective import Objective, by_length
+from pixelbert.tasks.pretraining import contrastive_loss
 
 
 def retrieval_loss(scores: Tensor) -> Tensor:
@@ -35,6 +36,7 @@ class RetrievalBatches(Inputs):
     """Builds the batch of a plan: each pair's true caption and `negatives` random ones of other images."""
 
     negatives: int = 20
+    contrastive: bool = False  # also which of the batch's captions are true of which image
 
     def __call__(self, plan: Plan) -> Batch:
         """As `PretrainingBatches`, with candidate_ids and candidate_mask int64 [P, 1 + negatives, L].
@@ -53,14 +55,18 @@ class RetrievalBatches(Inputs):
         batch["candidate_ids"] = pad_ids(ids).view(shape)
         batch["candidate_mask"] = pad_ids([np.ones_like(row) for row in ids]).view(shape)
         batch["records"], batch["step"] = plan.records.tolist(), plan.step
+        if self.contrastive:
+            keys = [text_key(self.records.text(record)) for record in plan.records.tolist()]
+            batch["own"] = true_of(self.records, batch["image_rows"].tolist(), keys)
         return batch
 
 
 @dataclass(frozen=True)
 class RetrievalLosses:
-    """The weight of the one loss, and how many of the negatives are learnt from."""
+    """The weights of the losses, and how many of the negatives are learnt from."""
 
     retrieval: float = 1.0
+    contrastive: float = 0.0
     hard_negatives: int = 5
 
 
@@ -70,23 +76,34 @@ class RetrievalObjective(Objective):
     model: PixelBertForImageAndTextRetrieval
 
     def losses(self, batch: Batch, grid: Grid, settings: RetrievalLosses) -> dict[str, Tensor]:
-        """retrieval: summed over the pairs."""
+        """retrieval, and beyond the paper contrastive: summed over the pairs."""
         ids, mask = batch["candidate_ids"], batch["candidate_mask"]
         with torch.no_grad():
             everything = self._scores(ids, mask, grid, batch["image_of_text"])
         places = hardest(everything, settings.hard_negatives)
         wide = places[..., None].expand(-1, -1, ids.shape[2])
         scores = self._scores(ids.gather(1, wide), mask.gather(1, wide), grid, batch["image_of_text"])
-        return {"retrieval": retrieval_loss(scores)}
+        losses = {"retrieval": retrieval_loss(scores)}
+        if settings.contrastive:
+            losses["contrastive"] = self._contrastive(ids[:, 0], mask[:, 0], grid, batch)
+        return losses
+
+    def _contrastive(self, ids: Tensor, mask: Tensor, grid: Grid, batch: Batch) -> Tensor:
+        """Of the pooled vectors of the images and their true captions."""
+        assert self.model.contrastive is not None
+        vectors = self.model.text_vectors
+        texts = by_length(mask, self.chunks, lambda rows, length: vectors(ids[rows, :length], mask[rows, :length]))
+        scale = self.model.contrastive.log_scale.exp().clamp(max=100.0)
+        return contrastive_loss(self.model.image_vectors(grid), texts, batch["image_of_text"], batch["own"], scale)
 
     def _scores(self, ids: Tensor, mask: Tensor, grid: Grid, image_of_text: Tensor) -> Tensor:
         """[P, n] for candidates [P, n, L]."""
         pairs, count, width = ids.shape
         ids, mask = ids.reshape(-1, width), mask.reshape(-1, width)
         images = image_of_text.repeat_interleave(count)
-        parts, order = [], []
-        for rows, length in length_chunks(mask, self.chunks):
+
+        def logits(rows: Tensor, length: int) -> Tensor:
             copies = grid.select(images[rows])
-            parts.append(self.model(ids[rows, :length], attention_mask=mask[rows, :length], grid=copies).logits)
-            order.append(rows)
-        return torch.cat(parts)[torch.cat(order).argsort()].view(pairs, count)
+            return self.model(ids[rows, :length], attention_mask=mask[rows, :length], grid=copies).logits
+
+        return by_length(mask, self.chunks, logits).view(pairs, count)

@@ -24,9 +24,10 @@ from pixelbert.model.backbone import VisualBackbone
 from pixelbert.model.modeling import PixelBertModel
 from pixelbert.model.pixels import Grid
 from pixelbert.recipes.schema import Recipe
+from pixelbert.tasks.table import TASKS
 from pixelbert.training.files import write_whole
 from pixelbert.training.progress import PairProgress
-from pixelbert.training.setup import Parts, pretraining_batches
+from pixelbert.training.setup import Parts
 
 BATCH = 32  # images a forward pass
 
@@ -146,7 +147,8 @@ def frozen_features(recipe: Recipe, run: Path, parts: Parts, fingerprint: str) -
         raise UsageError(
             "train.keep_frozen_features needs a CNN whose first stages are frozen (backbone.frozen_stages)"
         )
-    batches = pretraining_batches(recipe, parts.train, parts.processor, parts.model.config, train=False)
+    task = TASKS[recipe.task]
+    batches = task.batches(recipe, parts.train, parts.processor, parts.model.config, train=False)
     folder = Path(recipe.train.features_folder) if recipe.train.features_folder else run / "features"
     key = f"{fingerprint} {recipe.data.train_splits} {batches.rule} {batches.constant} {visual.compute_dtype}"
     return FrozenFeatures(

@@ -18,7 +18,8 @@ from pixelbert.data.draws import seed_of
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import TrainingStopped
 from pixelbert.recipes.schema import Recipe, load_recipe
-from pixelbert.tasks.pretraining import PretrainingObjective, loss_counts
+from pixelbert.tasks.predicting import on_device
+from pixelbert.tasks.table import TASKS
 from pixelbert.training import precision
 from pixelbert.training.checkpoint import MetricsFile, load_checkpoint, restore, save_checkpoint
 from pixelbert.training.frozen_features import FrozenFeatures, frozen_features
@@ -29,7 +30,7 @@ from pixelbert.training.ranks import lost_ranks, make_accelerator, sum_over_rank
 from pixelbert.training.report import reporting
 from pixelbert.training.report.record import record_session
 from pixelbert.training.run_folder import open_run
-from pixelbert.training.setup import Parts, build_parts, open_splits, prepare_network, pretraining_batches
+from pixelbert.training.setup import Parts, build_parts, open_splits, prepare_network
 from pixelbert.training.signals import stop_requests
 from pixelbert.training.validation import Validator
 
@@ -93,7 +94,8 @@ class Trainer:
         dtype = torch.bfloat16 if self.precision.encoder == "bfloat16" else None
         prepare_network(self.model, recipe, self.precision, accelerator)
         self.optimizers = build_optimizers(self.model, recipe.optim)
-        objective = PretrainingObjective(self.model, dtype, recipe.train.length_chunks)
+        self.task = TASKS[recipe.task]
+        objective = self.task.objective(self.model, dtype, recipe.train.length_chunks)
         self.frozen: FrozenFeatures | None = None
         if recipe.train.keep_frozen_features:
             self.frozen = frozen_features(recipe, run, parts, fingerprint)
@@ -110,7 +112,7 @@ class Trainer:
         metrics = MetricsFile(self.run / "metrics.jsonl", first, writes=self.main)
         self._announce(first)
         save, sampler = self.recipe.train, self._sampler(first)
-        build = pretraining_batches(self.recipe, self.parts.train, self.parts.processor, self.model.config, train=True)
+        build = self.task.batches(self.recipe, self.parts.train, self.parts.processor, self.model.config, train=True)
         due, saved, figures = self.plan.validation_steps(), time.monotonic(), dict[str, float]()
         with (
             stop_requests() as asked,
@@ -151,14 +153,14 @@ class Trainer:
         set_rates(self.optimizers, now.rate)
         counts: dict[str, float] = {}
         for batch in micro:
-            for name, count in loss_counts(batch, now.losses).items():
+            for name, count in self.task.counts(batch, now.losses).items():
                 counts[name] = counts.get(name, 0) + count
         counts = sum_over_ranks(self.accelerator, counts)
         totals = dict.fromkeys(counts, 0.0)
         for i, batch in enumerate(micro):
             torch.manual_seed(seed_of(self.recipe.seed + self.accelerator.process_index, "dropout", step, i))
             with nullcontext() if i == len(micro) - 1 else self.accelerator.no_sync(self.objective):
-                sums = self.objective(_to_device(batch, self.accelerator.device), now.losses)
+                sums = self.objective(on_device(batch, self.accelerator.device), now.losses)
                 parts = {name: sums[name] / max(1.0, count) for name, count in counts.items()}
                 loss = torch.stack([getattr(now.losses, name) * part for name, part in parts.items()]).sum()
                 values = {name: part.item() for name, part in parts.items()}
@@ -225,10 +227,6 @@ class Trainer:
     def _restore(self, step: int, state: dict[str, Any]) -> int:
         self.validator.best = restore(self.run, step, state, self.model, self.optimizers)
         return step
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 def _shown(values: dict[str, float]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pixelbert.errors import UsageError, nearest
 from pixelbert.recipes.schema import Phase, Recipe
-from pixelbert.tasks.pretraining import LossSettings
-from pixelbert.tasks.pretraining_scores import figure_names
+from pixelbert.tasks.table import TASKS
 from pixelbert.training.optimizers import rate_factor
 
 
@@ -16,7 +16,7 @@ class StepSettings:
     """What holds at one optimizer step. `rate` multiplies every group's first rate."""
 
     rate: float
-    losses: LossSettings
+    losses: Any  # a frozen dataclass of the task, with a weight for each loss
     frozen_stages: int
 
 
@@ -31,7 +31,8 @@ class RunPlan:
         self.recipe, self.batch_size = recipe, recipe.optim.batch_size
         if self.batch_size % ranks:
             raise UsageError(f"optim.batch_size {self.batch_size} cannot be shared equally by {ranks} processes")
-        figures = figure_names(bool(recipe.validation.exact_images), recipe.contrastive_size > 0)
+        self.task = TASKS[recipe.task]
+        figures = self.task.figure_names(recipe)
         if recipe.validation.times and recipe.validation.select_on not in figures:
             name = recipe.validation.select_on
             raise UsageError(f"validation.select_on: no figure '{name}' in this recipe; {nearest(name, figures)}")
@@ -52,12 +53,9 @@ class RunPlan:
     def at(self, step: int) -> StepSettings:
         """The settings of a step, counted from 0."""
         recipe, phase = self.recipe, self.phase(step)
-        loss = phase.loss or recipe.loss
-        hard = recipe.itm.hard_share if phase.hard_share is None else phase.hard_share
-        pixels = recipe.visual.num_sampled_pixels if phase.num_sampled_pixels is None else phase.num_sampled_pixels
         rate = phase.lr_scale * rate_factor(step, self.steps, self.steps_per_epoch, recipe.schedule)
         frozen = recipe.backbone.frozen_stages if phase.frozen_stages is None else phase.frozen_stages
-        return StepSettings(rate, LossSettings(loss.mlm, loss.itm, loss.contrastive, hard, pixels), frozen)
+        return StepSettings(rate, self.task.losses(recipe, phase), frozen)
 
     @property
     def least_frozen(self) -> int:

@@ -16,11 +16,10 @@ import yaml
 import pixelbert
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import CheckpointError, DataError, UsageError
-from pixelbert.model.modeling import PixelBertForPreTraining
+from pixelbert.model.modeling import PixelBertPreTrainedModel
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Recipe
-from pixelbert.tasks.pretraining_examples import write_examples
-from pixelbert.tasks.pretraining_scores import HeldOut
+from pixelbert.tasks.task import Outcome
 from pixelbert.training.checkpoint import checkpoints
 from pixelbert.training.files import clean_leftovers, take_from_folder, write_file, write_folder
 from pixelbert.training.setup import Parts
@@ -133,12 +132,12 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def save_best(run: Path, model: PixelBertForPreTraining) -> None:
+def save_best(run: Path, model: PixelBertPreTrainedModel) -> None:
     """Put the model's weights at the top of the run folder, in one step; its config.json lies there from the start."""
     take_from_folder(run / "model.safetensors", lambda folder: _save_model(model, folder))
 
 
-def _save_model(model: PixelBertForPreTraining, folder: Path) -> None:
+def _save_model(model: PixelBertPreTrainedModel, folder: Path) -> None:
     """Without transformers' progress bars, which would run through ours."""
     progress = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
@@ -149,7 +148,7 @@ def _save_model(model: PixelBertForPreTraining, folder: Path) -> None:
             transformers.utils.logging.enable_progress_bar()
 
 
-def save_last(run: Path, model: PixelBertForPreTraining, processor: PixelBertProcessor) -> None:
+def save_last(run: Path, model: PixelBertPreTrainedModel, processor: PixelBertProcessor) -> None:
     """The model as it is now, in RUN/last, with its processor."""
 
     def fill(folder: Path) -> None:
@@ -159,21 +158,11 @@ def save_last(run: Path, model: PixelBertForPreTraining, processor: PixelBertPro
     write_folder(run / "last", fill)
 
 
-def word_lines(held_out: HeldOut, words: list[dict[str, Any]]) -> str:
-    """The masked words as JSON lines, pieces as text."""
-    tokenizer, lines = held_out.batches.tokenizer, []
-    for row in words:
-        pieces = tokenizer.convert_ids_to_tokens([row["word"], row["predicted"], row["predicted_shuffled"]])
-        lines.append(json.dumps({**row, "word": pieces[0], "predicted": pieces[1], "predicted_shuffled": pieces[2]}))
-    return "".join(line + "\n" for line in lines)
-
-
-def write_validation(run: Path, held_out: HeldOut, figures: dict[str, float], words: list[dict[str, Any]]) -> None:
-    """RUN/validation: figures.json, masked_words.jsonl, and examples to look at."""
+def write_validation(run: Path, outcome: Outcome) -> None:
+    """RUN/validation: figures.json, the per-record file, and examples to look at."""
 
     def fill(folder: Path) -> None:
-        (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        (folder / "masked_words.jsonl").write_text(word_lines(held_out, words), encoding="utf-8")
-        write_examples(folder, held_out, words)
+        (folder / "figures.json").write_text(json.dumps(outcome.figures, indent=2) + "\n", encoding="utf-8")
+        outcome.write(folder)
 
     write_folder(run / "validation", fill)

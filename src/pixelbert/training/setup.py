@@ -15,10 +15,11 @@ from pixelbert.data.batches import Records, join
 from pixelbert.data.records import SPLITS, PreparedData
 from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.model.config import PixelBertConfig
-from pixelbert.model.image_processing import ResizeRule, multiple_for_backbone
-from pixelbert.model.modeling import PixelBertForPreTraining
+from pixelbert.model.image_processing import multiple_for_backbone
+from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertPreTrainedModel
 from pixelbert.model.processor import PixelBertImageProcessor, PixelBertProcessor
 from pixelbert.model.tokenization import load_tokenizer, train_wordpiece
+from pixelbert.model.weight_files import read_json
 from pixelbert.model.weights import (
     load_backbone_weights,
     load_pretrained,
@@ -27,7 +28,7 @@ from pixelbert.model.weights import (
     vocab_of,
 )
 from pixelbert.recipes.schema import Recipe
-from pixelbert.tasks.pretraining import PretrainingBatches
+from pixelbert.tasks.table import TASKS, task_of_model
 from pixelbert.training.precision import Precision
 
 
@@ -36,7 +37,7 @@ class Parts:
     """What a run works with."""
 
     processor: PixelBertProcessor
-    model: PixelBertForPreTraining
+    model: Any  # of the task's class
     train: Records
     val: Records
     reports: dict[str, Any] = field(default_factory=dict)  # of the foreign weights, for run.json
@@ -47,8 +48,7 @@ def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Record
 
     Raises DataError for a split that is not there or too small, and for data of another task.
     """
-    if prepared.task != "pairs":
-        raise DataError(f"{prepared.folder}: prepared for {prepared.task}, pretraining needs image-text pairs")
+    TASKS[recipe.task].check(prepared)
     present = prepared.info["splits"]  # restval is there or not, as the data has it; other names must be right
     wanted = [name for name in recipe.data.train_splits if name in present or name not in SPLITS]
     train = join([prepared.split(name) for name in wanted or recipe.data.train_splits[:1]])
@@ -71,20 +71,20 @@ def build_parts(
     Raises UsageError, DataError, CheckpointError.
     """
     if run is not None:
-        processor, model = _reopen(run)
+        processor, model = _reopen(run, recipe)
         return Parts(processor, model, train, val)
     if from_run is not None:
-        processor, model, reports = _start_from(from_run, recipe)
+        processor, model, reports = _start_from(from_run, recipe, train)
     else:
         processor = build_processor(recipe, train)
-        model, reports = build_model(recipe, processor)
+        model, reports = build_model(recipe, processor, train)
     return Parts(processor, model, train, val, reports)
 
 
-def _reopen(run: Path) -> tuple[PixelBertProcessor, PixelBertForPreTraining]:
+def _reopen(run: Path, recipe: Recipe) -> tuple[PixelBertProcessor, PixelBertPreTrainedModel]:
     try:
         processor = PixelBertProcessor.from_pretrained(run)
-        return processor, PixelBertForPreTraining(PixelBertConfig.from_pretrained(run))
+        return processor, TASKS[recipe.task].model_class(PixelBertConfig.from_pretrained(run))
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{run}: a damaged run folder ({reason})") from error
@@ -98,17 +98,17 @@ _SHAPE = {
 }  # fmt: skip
 
 
-def _start_from(source: Path, recipe: Recipe) -> tuple[PixelBertProcessor, PixelBertForPreTraining, dict[str, Any]]:
+def _start_from(
+    source: Path, recipe: Recipe, train: Records
+) -> tuple[PixelBertProcessor, PixelBertPreTrainedModel, dict[str, Any]]:
     """A model of the recipe with another run's weights; a head that only one of the two has is new or left out."""
-    if not (source / "model.safetensors").is_file():
-        raise CheckpointError(f"{source}: not a run folder with a trained model (no model.safetensors)")
-    loaded = load_pretrained(PixelBertForPreTraining, source)
+    task, loaded = TASKS[recipe.task], load_any(source)
     try:
         tokenizer = PixelBertProcessor.from_pretrained(source).tokenizer
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{source}: a damaged run folder ({str(error).splitlines()[0]})") from error
     tokenizer.model_max_length = recipe.text.max_length
-    old, config = loaded.config, _config(recipe, loaded.config.text_config.to_dict())
+    old, config = loaded.config, _config(recipe, loaded.config.text_config.to_dict(), train)
     differing = [(key, getattr(old, name), getattr(config, name)) for key, name in _SHAPE.items()]
     sizes = (old.contrastive_size, config.contrastive_size)
     differing += [("contrastive_size", *sizes)] if all(sizes) else []
@@ -117,10 +117,25 @@ def _start_from(source: Path, recipe: Recipe) -> tuple[PixelBertProcessor, Pixel
             raise UsageError(f"{source}: has {key} {theirs!r}, the recipe {ours!r}; --from needs the same")
     config.image_channels, config.image_mean, config.image_std = old.image_channels, old.image_mean, old.image_std
     torch.manual_seed(recipe.seed)
-    model = PixelBertForPreTraining(config)
-    keys = model.load_state_dict(loaded.state_dict(), strict=False)
+    model = task.model_class(config)
+    weights = loaded.state_dict()
+    if type(loaded) is not type(model) or old.id2label != config.id2label:  # a head for other answers is no use
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    keys = model.load_state_dict(weights, strict=False)
+    task.start(model, loaded)
     report = {"source": str(source), "missing": keys.missing_keys, "unused": keys.unexpected_keys}
     return _processor(recipe, tokenizer), model, {"from": report}
+
+
+def load_any(source: Path) -> PixelBertPreTrainedModel:
+    """The trained model of a run folder, whatever its task. Raises CheckpointError where there is none."""
+    if not (source / "model.safetensors").is_file():
+        raise CheckpointError(f"{source}: not a run folder with a trained model (no model.safetensors)")
+    names = read_json(source / "config.json").get("architectures") or ["PixelBertForPreTraining"]
+    task = task_of_model(str(names[0]))
+    if task is None:
+        raise CheckpointError(f"{source}: holds a model of class '{names[0]}', which is none of this version's")
+    return load_pretrained(task.model_class, source)
 
 
 def build_processor(recipe: Recipe, train: Records) -> PixelBertProcessor:
@@ -146,7 +161,9 @@ def _processor(recipe: Recipe, tokenizer: Any) -> PixelBertProcessor:
     return PixelBertProcessor(images, tokenizer, max_length=recipe.text.max_length)
 
 
-def build_model(recipe: Recipe, processor: PixelBertProcessor) -> tuple[PixelBertForPreTraining, dict[str, Any]]:
+def build_model(
+    recipe: Recipe, processor: PixelBertProcessor, train: Records
+) -> tuple[PixelBertPreTrainedModel, dict[str, Any]]:
     """A model of the recipe's shape with its foreign weights, and a report of each source."""
     text, backbone = recipe.text, recipe.backbone
     if text.weights:
@@ -155,17 +172,19 @@ def build_model(recipe: Recipe, processor: PixelBertProcessor) -> tuple[PixelBer
         shape = {
             "vocab_size": len(processor.tokenizer), "hidden_size": text.hidden_size, "num_hidden_layers": text.layers,
             "num_attention_heads": text.heads, "intermediate_size": text.intermediate_size,
+            "initializer_range": text.initializer_range,
         }  # fmt: skip
-    config = _config(recipe, shape)
+    config = _config(recipe, shape, train)
     torch.manual_seed(recipe.seed)
     try:
-        model = PixelBertForPreTraining(config)
+        model: Any = TASKS[recipe.task].model_class(config)
     except ValueError as error:
         raise UsageError(f"{recipe.name}: {error}") from error
     reports: dict[str, Any] = {}
     if text.weights:
         init = recipe.visual.type_embedding_init
-        reports["text"] = load_text_weights(model, text.weights, type_embedding_init=init).to_dict()
+        target = model if isinstance(model, PixelBertForPreTraining) else model.pixelbert
+        reports["text"] = load_text_weights(target, text.weights, type_embedding_init=init).to_dict()
     if backbone.weights:
         report = load_backbone_weights(model.pixelbert, backbone.weights, statistics=backbone.statistics)
         reports["backbone"] = report.to_dict()
@@ -174,7 +193,7 @@ def build_model(recipe: Recipe, processor: PixelBertProcessor) -> tuple[PixelBer
     return model, reports
 
 
-def _config(recipe: Recipe, shape: dict[str, Any]) -> PixelBertConfig:
+def _config(recipe: Recipe, shape: dict[str, Any], train: Records) -> PixelBertConfig:
     """The recipe's model settings with an encoder of that shape. Raises UsageError where they do not go together."""
     text, backbone, visual = recipe.text, recipe.backbone, recipe.visual
     shape = shape | {"hidden_dropout_prob": text.dropout, "attention_probs_dropout_prob": text.dropout}
@@ -186,6 +205,7 @@ def _config(recipe: Recipe, shape: dict[str, Any]) -> PixelBertConfig:
             frozen_stages=backbone.frozen_stages, visual_pool=visual.pool, visual_projection=visual.projection,
             visual_layer_norm=visual.layer_norm, visual_position=visual.position, visual_dropout=visual.dropout,
             num_sampled_pixels=visual.num_sampled_pixels, contrastive_size=recipe.contrastive_size,
+            **TASKS[recipe.task].model_settings(recipe, train),
         )  # fmt: skip
     except ValueError as error:
         raise UsageError(f"{recipe.name}: {error}") from error
@@ -195,9 +215,7 @@ def _config(recipe: Recipe, shape: dict[str, Any]) -> PixelBertConfig:
     return config
 
 
-def prepare_network(
-    model: PixelBertForPreTraining, recipe: Recipe, chosen: Precision, accelerator: Accelerator
-) -> None:
+def prepare_network(model: Any, recipe: Recipe, chosen: Precision, accelerator: Accelerator) -> None:
     """What training asks of the network beside its weights: formats, recomputation, what stays as it is."""
     visual = model.pixelbert.visual
     visual.compute_dtype = torch.bfloat16 if chosen.backbone == "bfloat16" else None
@@ -212,23 +230,3 @@ def prepare_network(
             part.requires_grad_(False)
     if not recipe.text.type_embedding:
         embeddings.token_type_embeddings.requires_grad_(False)
-
-
-def pretraining_batches(
-    recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool
-) -> PretrainingBatches:
-    """The builder of a run's batches; held-out ones are neither augmented nor contrasted."""
-    images: Any = processor.image_processor
-    rule: ResizeRule = images.rule
-    grey = [round(255 * m) for m in config.image_mean]
-    if config.image_channels == "BGR":
-        grey.reverse()
-    return PretrainingBatches(
-        records, processor.tokenizer, rule, images.size_divisor, recipe.seed, images.limits, processor.max_length,
-        mask_probability=recipe.mlm.probability, whole_word=recipe.mlm.whole_word,
-        mlm_on_negatives=recipe.mlm.on_negatives, negative_ratio=recipe.itm.negative_ratio,
-        augmentation=recipe.image.augment if train else "none", crop_scale=recipe.image.crop_scale,
-        contrastive=train and config.contrastive_size > 0,
-        constant=(grey[0], grey[1], grey[2]) if recipe.blind else None,
-        without_images=train and recipe.train.keep_frozen_features,
-    )  # fmt: skip

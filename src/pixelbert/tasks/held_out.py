@@ -1,0 +1,241 @@
+"""Held-out images with their captions, and all that is scored from pairs of them: matches, recall, shortlists."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelbert.data.batches import pad_ids
+from pixelbert.data.draws import generator
+from pixelbert.errors import DataError
+from pixelbert.metrics import recall_scores
+from pixelbert.model.pixels import Grid
+from pixelbert.tasks.inputs import Inputs
+from pixelbert.tasks.matching import draw_foreign
+from pixelbert.tasks.task import Progress, silent
+
+_KEPT_FROM = 20_000  # pairs; fewer are scored again after a stop
+
+
+@dataclass
+class HeldOutPairs:
+    """Held-out images with their captions, their grids computed once, and every score of a pair.
+
+    `images` rows of the split; `records` its captions kept, `image_of` their place among `images`. All draws are keyed
+    by `seed`, so two models see the same shuffled images and the same false captions. The model is put into evaluation
+    mode. `partial`: a folder where the scores of long rankings are kept while they grow, to go on after a stop.
+
+    Raises DataError when there are fewer than two images: nothing could be told apart.
+    """
+
+    model: Any
+    batches: Inputs
+    images: list[int]
+    captions_per_image: int = 5
+    seed: int = 1234
+    batch_size: int = 256
+    encoder_dtype: torch.dtype | None = None
+    progress: Progress = silent
+    partial: Path | None = None
+    announce: Callable[[str], None] = field(default=lambda text: None)
+    records: list[int] = field(init=False)
+    image_of: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        split = self.batches.records
+        kept = [list(split.records_of(i))[: self.captions_per_image] for i in self.images]
+        self.records = [r for rows in kept for r in rows]
+        self.image_of = np.repeat(np.arange(len(kept)), [len(rows) for rows in kept])
+        self._rows = np.array(self.records, dtype=np.int64)
+        if len(self.images) < 2 or not self.records:
+            raise DataError(f"{len(self.images)} held-out image(s) with {len(self.records)} text(s): 2 are needed")
+        self.texts = self.batches.tokenize([split.text(r) for r in self.records])
+        self.model.eval()
+        self.device = next(self.model.parameters()).device
+        self.grid = self._grids()
+
+    @torch.no_grad()
+    def _grids(self) -> Grid:
+        parts, step = [], 32
+        for start in range(0, len(self.images), step):
+            chosen = self.images[start : start + step]
+            batch = self.batches.image_batch(chosen, [0] * len(chosen))
+            with self._cast():
+                parts.append(self.model.pixelbert.encode_images(
+                    batch["pixel_values"].to(self.device), batch["image_sizes"].to(self.device)
+                ))  # fmt: skip
+            self.progress("images", start + len(chosen), len(self.images))
+        return stack_grids(parts)
+
+    def shuffled(self) -> np.ndarray:
+        """Another image for each image: a random cycle, so none keeps its own."""
+        order = generator(self.seed, "shuffle").permutation(len(self.images))
+        other = np.empty_like(order)
+        other[order] = np.roll(order, 1)
+        return other
+
+    # -- matches -----------------------------------------------------------------------------------------------------
+
+    def itm_accuracy(self) -> float:
+        """Percent right over every (image, own caption) and (image, random caption of another image), unmasked."""
+        false = np.array([self.false_caption(i) for i in range(len(self.records))])
+        own = self.match_scores(self.image_of, np.arange(len(self.records)), "matches")
+        foreign = self.match_scores(self.image_of, false, "mismatches")
+        return 100.0 * float(((own > 0).mean() + (foreign <= 0).mean()) / 2)
+
+    def false_caption(self, i: int) -> int:
+        """A random caption of another image, not equal to one of this image's own: its place among `records`."""
+        draw = generator(self.seed, "val-negative", self.records[i])
+        image = self.images[self.image_of[i]]
+        return self._places[draw_foreign(self.batches.records, image, draw, self._rows)]
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """Of each record kept its place among `records`."""
+        return {record: place for place, record in enumerate(self.records)}
+
+    def match_scores(self, images: np.ndarray, texts: np.ndarray, what: str = "pairs") -> np.ndarray:
+        """Log-odds of a match, float64, of the pairs (image, text), places among `images` and `records`.
+
+        With `partial`, a long scoring is kept as it grows: after a stop only pairs without a score are scored.
+        """
+        lengths = np.array([len(self.texts[t]) for t in texts])
+        if len(texts) >= _KEPT_FROM:
+            self._announce(images, texts, lengths, what)
+        scores, path = self._kept(images, texts, what)
+        missing = np.flatnonzero(np.isnan(scores))
+        for rows in self._by_length(lengths[missing], what):
+            scores[missing[rows]] = self._match(images[missing[rows]], texts[missing[rows]])
+        if path is not None:
+            scores.flush()  # type: ignore[attr-defined]
+        return np.array(scores)
+
+    @torch.no_grad()
+    def _match(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        ids = pad_ids([self.texts[t] for t in texts]).to(self.device)
+        with self._cast():
+            output = self.model.pixelbert(ids, attention_mask=self._mask_of(texts), grid=self._grid_of(images))
+            return self.model.match_scores(output.last_hidden_state[:, 0]).float().cpu().double().numpy()
+
+    def _announce(self, images: np.ndarray, texts: np.ndarray, lengths: np.ndarray, what: str) -> None:
+        """The cost before it starts: pairs, and the time that one batch of middling length makes likely."""
+        middle = np.argsort(lengths, kind="stable")[len(lengths) // 2 :][: self.batch_size]
+        self._match(images[middle[:8]], texts[middle[:8]])  # the first call is slower than the others
+        started = time.monotonic()
+        self._match(images[middle], texts[middle])
+        minutes = (time.monotonic() - started) / len(middle) * len(texts) / 60
+        self.announce(f"{what}: {len(texts):,} pairs to score, about {max(1, round(minutes))} minutes")
+
+    def _kept(self, images: np.ndarray, texts: np.ndarray, what: str) -> tuple[np.ndarray, Path | None]:
+        """A place for the scores, NaN where there is none yet: a file when many are wanted and `partial` is given."""
+        if self.partial is None or len(texts) < _KEPT_FROM:
+            return np.full(len(texts), np.nan), None
+        digest = hashlib.sha256(f"{what} {self.seed} {self.captions_per_image}".encode())
+        for array in (images, texts, self.grid.pixels.float().cpu().numpy()):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        for name, tensor in self.model.state_dict().items():  # scores of another model are of no use
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        self.partial.mkdir(parents=True, exist_ok=True)
+        path = self.partial / f"{digest.hexdigest()[:16]}.npy"
+        if not path.exists():
+            temporary = path.with_suffix(".writing.npy")
+            np.save(temporary, np.full(len(texts), np.nan))
+            temporary.rename(path)
+        return np.load(path, mmap_mode="r+"), path
+
+    # -- retrieval ---------------------------------------------------------------------------------------------------
+
+    def exact_scores(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """ITM scores [images, texts] of the first `count` images and all their captions kept, and `image_of_text`."""
+        texts = np.flatnonzero(self.image_of < count)
+        count = min(count, len(self.images))
+        images = np.repeat(np.arange(count), len(texts))
+        scores = self.match_scores(images, np.tile(texts, count), "exact matches")
+        return scores.reshape(count, len(texts)), self.image_of[texts]
+
+    @torch.no_grad()
+    def pooled_scores(self) -> np.ndarray:
+        """Cosine of the pooled vectors, float32 [images, texts]."""
+        with self._cast():
+            places = np.array_split(np.arange(len(self.images)), -(-len(self.images) // self.batch_size))
+            images = torch.cat([self.model.image_vectors(self._grid_of(part)).float() for part in places])
+            texts = torch.empty(len(self.texts), images.shape[1], device=self.device)
+            for rows in self._by_length([len(t) for t in self.texts], "text vectors"):
+                ids = pad_ids([self.texts[i] for i in rows]).to(self.device)
+                texts[rows] = self.model.text_vectors(ids, self._mask_of(rows)).float()
+        return (images.float() @ texts.T).cpu().numpy()
+
+    def rerank(self, pooled: np.ndarray, shortlist: int, by_image: bool = False) -> np.ndarray:
+        """Scores [images, texts] where the best by pooled vectors stand first, in the order of their match scores.
+
+        Of each text its `shortlist` best images; with `by_image`, of each image its `shortlist` best texts.
+        """
+        axis = 1 if by_image else 0
+        shortlist = min(shortlist, pooled.shape[axis])
+        best = np.argpartition(-pooled, shortlist - 1, axis=axis)  # [shortlist, texts] or [images, shortlist]
+        best = best[:, :shortlist] if by_image else best[:shortlist]
+        if by_image:
+            images, texts = np.repeat(np.arange(pooled.shape[0]), shortlist), best.ravel()
+        else:
+            images, texts = best.ravel(), np.tile(np.arange(pooled.shape[1]), shortlist)
+        what = "re-ranking texts of an image" if by_image else "re-ranking images of a text"
+        match = self.match_scores(images, texts, what).reshape(best.shape)
+        scores = pooled.astype(np.float64)
+        lift = 1 + scores.max() - match.min()
+        np.put_along_axis(scores, best, match + lift, axis=axis)
+        return scores
+
+    # -- helpers -----------------------------------------------------------------------------------------------------
+
+    def _by_length(self, lengths: Sequence[int] | np.ndarray, what: str) -> Iterator[np.ndarray]:
+        """Rows in batches of like length, so that little is padded."""
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+            self.progress(what, min(start + self.batch_size, len(order)), len(order))
+
+    def _mask_of(self, texts: Sequence[int] | np.ndarray) -> Tensor:
+        return pad_ids([np.ones_like(self.texts[i]) for i in texts]).to(self.device)
+
+    def _grid_of(self, images: np.ndarray) -> Grid:
+        return self.grid.select(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+
+    def _cast(self) -> Any:
+        return torch.autocast(self.device.type, self.encoder_dtype) if self.encoder_dtype else nullcontext()
+
+
+def stack_grids(parts: Sequence[Grid]) -> Grid:
+    """Grids of several batches as one; cells beyond a part's own are masked, in raster order of the largest."""
+    height, width = max(p.shape[0] for p in parts), max(p.shape[1] for p in parts)
+    pixels, masks = [], []
+    for part in parts:
+        h, w = part.shape
+        images, size = part.pixels.shape[0], part.pixels.shape[-1]
+        full = part.pixels.new_zeros(images, height, width, size)
+        full[:, :h, :w] = part.pixels.view(images, h, w, size)
+        mask = part.mask.new_zeros(images, height, width)
+        mask[:, :h, :w] = part.mask.view(images, h, w)
+        pixels.append(full.flatten(1, 2))
+        masks.append(mask.flatten(1))
+    return Grid(torch.cat(pixels), torch.cat(masks), (height, width))
+
+
+def recalls(
+    scores: np.ndarray, image_of_text: np.ndarray, name: str, text_to_image_only: bool = False
+) -> dict[str, float]:
+    """R@1, 5, 10 in percent, named `NAME_t2i_r1` and so on, of scores [images, texts]."""
+    found = recall_scores(scores, image_of_text.tolist())
+    figures = {f"{name}_t2i_r{k}": float(v) for k, v in found.image_retrieval.items()}
+    if not text_to_image_only:
+        figures |= {f"{name}_i2t_r{k}": float(v) for k, v in found.text_retrieval.items()}
+    return figures

@@ -1,0 +1,165 @@
+"""Retrieval as a task of the common loop, and its scores: R@1, 5, 10 in both directions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pixelbert.data.batches import Batch, Records
+from pixelbert.errors import UsageError
+from pixelbert.metrics import recall_scores
+from pixelbert.model.config import PixelBertConfig
+from pixelbert.model.heads import PixelBertForImageAndTextRetrieval
+from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertPreTrainedModel
+from pixelbert.model.processor import PixelBertProcessor
+from pixelbert.recipes.schema import Phase, Recipe
+from pixelbert.tasks.held_out import HeldOutPairs, recalls
+from pixelbert.tasks.record_examples import choose_rows, write_examples
+from pixelbert.tasks.retrieval import RetrievalBatches, RetrievalLosses, RetrievalObjective
+from pixelbert.tasks.task import Outcome, Scoring, Task, common_inputs
+
+_MOST_EXACT = 10_000_000  # pairs that are scored without being asked for
+
+
+class Retrieval(Task):
+    """Pictures by sentence and sentences by picture (Section 4.2.3)."""
+
+    name = "retrieval"
+    data = ("pairs",)
+    needs = "image-text pairs"
+    model_class = PixelBertForImageAndTextRetrieval
+    beside = ("rsum", "t2i_r1", "t2i_r10", "i2t_r1", "i2t_r10")
+
+    def start(self, model: PixelBertForImageAndTextRetrieval, source: PixelBertPreTrainedModel) -> None:
+        """The head begins as pretraining's matching."""
+        if isinstance(source, PixelBertForPreTraining):
+            model.start_from_itm(source.itm_head.weight, source.itm_head.bias)
+
+    def batches(
+        self, recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool
+    ) -> RetrievalBatches:
+        """With as many random candidates as the recipe says."""
+        common = common_inputs(recipe, records, processor, config, train)
+        contrastive = recipe.loss.contrastive > 0
+        return RetrievalBatches(**common, negatives=recipe.ranking.negatives, contrastive=contrastive)
+
+    def objective(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> RetrievalObjective:
+        """Softmax over the hardest candidates."""
+        return RetrievalObjective(model, encoder_dtype, chunks)
+
+    def losses(self, recipe: Recipe, phase: Phase) -> RetrievalLosses:
+        """Weights, and how many negatives are learnt from."""
+        return RetrievalLosses(1.0, (phase.loss or recipe.loss).contrastive, recipe.ranking.hard_negatives)
+
+    def counts(self, batch: Batch, losses: RetrievalLosses) -> dict[str, int]:
+        """Pairs."""
+        counts = {"retrieval": len(batch["records"]), "contrastive": len(batch["records"])}
+        return {name: count for name, count in counts.items() if getattr(losses, name)}
+
+    def figure_names(self, recipe: Recipe) -> list[str]:
+        """The sum of the six recalls first."""
+        names = [f"{direction}_r{k}" for direction in ("t2i", "i2t") for k in (1, 5, 10)]
+        pooled = [f"dual_{name}" for name in names] if recipe.contrastive_size else []
+        return ["rsum", *names, *pooled]
+
+    def score(self, model: Any, batches: RetrievalBatches, scoring: Scoring) -> Outcome:
+        """Recalls over the whole split, through a shortlist or exactly, and a row a text.
+
+        `shortlist` n: n images a text and n times as many texts an image as it has captions go from the pooled vectors
+        to the model. `exact_images`: without a shortlist, so many images and their texts are the whole ranking; with
+        one, the same small ranking is done both ways, and the `loss` of the shortlist told.
+        """
+        count = min(scoring.images or batches.records.num_images, batches.records.num_images)
+        if scoring.exact_images and not scoring.shortlist:
+            count = min(count, scoring.exact_images)
+        held_out = HeldOutPairs(
+            model, batches, list(range(count)), scoring.captions_per_image, scoring.seed, scoring.batch_size,
+            scoring.encoder_dtype, scoring.progress, scoring.partial, scoring.announce,
+        )  # fmt: skip
+        figures, scores = self._ranked(held_out, scoring)
+        rows = _rows(held_out, scores)
+
+        def write(folder: Path) -> None:
+            lines = "".join(json.dumps({k: v for k, v in row.items() if k != "best_rows"}) + "\n" for row in rows)
+            (folder / "ranks.jsonl").write_text(lines, encoding="utf-8")
+            write_examples(folder, batches, choose_rows(rows, lambda row: row["rank"] > 10), lambda r: r["best_rows"])
+
+        return Outcome(figures, rows, write, len(held_out.images), len(held_out.records))
+
+    def _ranked(self, held_out: HeldOutPairs, scoring: Scoring) -> tuple[dict[str, float], np.ndarray]:
+        """The figures, and scores [images, texts] that rank images for texts."""
+        if not scoring.shortlist:
+            scores, image_of = held_out.exact_scores(len(held_out.images))
+            figures = _named(recalls(scores, image_of, ""))
+            if held_out.model.contrastive is not None:
+                figures |= recalls(held_out.pooled_scores(), held_out.image_of, "dual")
+            return figures, scores
+        if held_out.model.contrastive is None:
+            raise UsageError("a shortlist needs pooled vectors; train with contrastive_size, or leave it out")
+        pooled = held_out.pooled_scores()
+        images = held_out.rerank(pooled, scoring.shortlist)
+        texts = held_out.rerank(pooled, scoring.shortlist * _per_image(held_out.image_of), by_image=True)
+        figures = _directions(images, texts, held_out.image_of)
+        figures |= recalls(pooled, held_out.image_of, "dual")
+        if scoring.exact_images:
+            figures |= self._shortlist_loss(held_out, pooled, scoring)
+        return figures, images
+
+    def _shortlist_loss(self, held_out: HeldOutPairs, pooled: np.ndarray, scoring: Scoring) -> dict[str, float]:
+        """The first images ranked exactly and through the shortlist; its share of all images stays the same."""
+        scores, image_of = held_out.exact_scores(scoring.exact_images)
+        count, texts = scores.shape
+        small = pooled[:count, :texts]
+        share = max(1, round(scoring.shortlist * count / len(held_out.images)))
+        listed = _listed(scores, small, share, image_of)
+        exact = recalls(scores, image_of, "exact")
+        loss = {f"shortlist_loss_{name[6:]}": value - listed[name[6:]] for name, value in exact.items()}
+        return exact | loss
+
+
+def _listed(scores: np.ndarray, pooled: np.ndarray, shortlist: int, image_of: np.ndarray) -> dict[str, float]:
+    """Recalls where only the shortlist by pooled vectors is ordered by the exact scores, which are known."""
+
+    def through(count: int, axis: int) -> np.ndarray:
+        place = np.argsort(np.argsort(-pooled, axis=axis, kind="stable"), axis=axis, kind="stable")
+        return np.where(place < count, scores - scores.min() + pooled.max() + 1, pooled)
+
+    return _directions(through(shortlist, 0), through(shortlist * _per_image(image_of), 1), image_of)
+
+
+def _directions(images: np.ndarray, texts: np.ndarray, image_of: np.ndarray) -> dict[str, float]:
+    """Text to image from one ranking, image to text from another; `rsum` adds the six."""
+    t2i = recall_scores(images, image_of.tolist()).image_retrieval
+    i2t = recall_scores(texts, image_of.tolist()).text_retrieval
+    figures = {f"t2i_r{k}": float(v) for k, v in t2i.items()} | {f"i2t_r{k}": float(v) for k, v in i2t.items()}
+    return {"rsum": sum(figures.values())} | figures
+
+
+def _named(figures: dict[str, float]) -> dict[str, float]:
+    figures = {name.lstrip("_"): value for name, value in figures.items()}
+    return {"rsum": sum(figures.values())} | figures
+
+
+def _per_image(image_of: np.ndarray) -> int:
+    """Captions of an image, the most that one has."""
+    return int(np.bincount(image_of).max())
+
+
+def _rows(held_out: HeldOutPairs, scores: np.ndarray) -> list[dict[str, Any]]:
+    """For each text the rank of its image (ties rank against the model), and the best images."""
+    split, rows = held_out.batches.records, []
+    for text in range(scores.shape[1]):
+        own, column = held_out.image_of[text], scores[:, text]
+        best = np.argsort(-column, kind="stable")[:5]
+        rank = 1 + int((np.delete(column, own) >= column[own]).sum())
+        rows.append({
+            "record": split.record_id(held_out.records[text]), "text": split.text(held_out.records[text]),
+            "image": split.image_id(held_out.images[own]), "rank": rank,
+            "best": [split.image_id(held_out.images[i]) for i in best],
+            "best_rows": [held_out.images[i] for i in best],
+        })  # fmt: skip
+    return rows

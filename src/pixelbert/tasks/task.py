@@ -1,0 +1,145 @@
+"""What the loop, `evaluate` and `predict` ask of a task. Each task is one class, and `tasks.table` lists them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from pixelbert.data.batches import Batch, Records
+from pixelbert.data.records import PreparedData
+from pixelbert.errors import DataError
+from pixelbert.model.config import PixelBertConfig
+from pixelbert.model.modeling import PixelBertPreTrainedModel
+from pixelbert.model.processor import PixelBertProcessor
+from pixelbert.recipes.schema import Phase, Recipe
+from pixelbert.tasks.inputs import Inputs
+from pixelbert.tasks.objective import Objective
+
+
+class Progress(Protocol):
+    """Told how many of how many are done."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How held-out records are scored; each task takes what concerns it.
+
+    images: so many of the split's first images, 0 = all. exact_images, shortlist: see `evaluate`; 0 leaves them out.
+    partial: where finished parts of a long scoring are kept, to go on with after a stop.
+    """
+
+    images: int = 0
+    captions_per_image: int = 5
+    exact_images: int = 0
+    shortlist: int = 0
+    seed: int = 1234
+    batch_size: int = 256
+    workers: int = 0
+    encoder_dtype: torch.dtype | None = None
+    progress: Progress = silent
+    partial: Path | None = None
+    announce: Callable[[str], None] = field(default=lambda text: None)
+
+
+@dataclass
+class Outcome:
+    """What scoring gives: figures in percent, a row for each record or masked word, and how to write them down.
+
+    write: puts the per-record file and the examples to look at into a folder. images, texts: how many were scored.
+    """
+
+    figures: dict[str, float]
+    rows: list[dict[str, Any]]
+    write: Callable[[Path], None]
+    images: int = 0
+    texts: int = 0
+
+
+class Task(ABC):
+    """A task's own answers to the questions that the common code asks."""
+
+    name: ClassVar[str]
+    data: ClassVar[tuple[str, ...]]  # of which tasks prepared data may be
+    needs: ClassVar[str]  # the same in words
+    model_class: ClassVar[type[PixelBertPreTrainedModel]]
+    beside: ClassVar[tuple[str, ...]] = ()  # figures that are told of the blind model too
+
+    # -- from a recipe to the parts ---------------------------------------------------------------------------------
+
+    def check(self, prepared: PreparedData) -> None:
+        """Raises DataError for data prepared for another task."""
+        if prepared.task not in self.data:
+            raise DataError(f"{prepared.folder}: prepared for {prepared.task}, {self.name} needs {self.needs}")
+
+    def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
+        """Settings of the model's config that come from the task and its training data, such as the answer list."""
+        return {}
+
+    def start(self, model: Any, source: PixelBertPreTrainedModel) -> None:
+        """Fill a head from another run's model, where more than equal names can be used."""
+        del model, source
+
+    @abstractmethod
+    def batches(
+        self, recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool
+    ) -> Inputs:
+        """The builder of a run's batches; held-out ones are not augmented."""
+
+    @abstractmethod
+    def objective(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> Objective:
+        """The model with its losses."""
+
+    @abstractmethod
+    def losses(self, recipe: Recipe, phase: Phase) -> Any:
+        """A frozen dataclass with the weight of each loss by name, and what else a phase sets."""
+
+    @abstractmethod
+    def counts(self, batch: Batch, losses: Any) -> dict[str, int]:
+        """How many predictions each loss with a weight sums over; known before the forward pass."""
+
+    # -- scores -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def figure_names(self, recipe: Recipe) -> list[str]:
+        """The figures that a validation gives; the first is the one the best model is chosen by, unless told."""
+
+    @abstractmethod
+    def score(self, model: Any, batches: Any, scoring: Scoring) -> Outcome:
+        """Score a model on held-out records. The model is left in evaluation mode."""
+
+    def beside_blind(self, outcome: Outcome, blind: Outcome) -> dict[str, float]:
+        """The blind model's figures, and the gain over them. Raises DataError when the two cannot be compared."""
+        figures = {}
+        for name in self.beside:
+            if name in blind.figures:
+                figures[f"{name}_blind"] = blind.figures[name]
+                figures[f"{name}_gain_blind"] = outcome.figures[name] - blind.figures[name]
+        return figures
+
+
+def common_inputs(
+    recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool
+) -> dict[str, Any]:
+    """The arguments of `Inputs` that every task's batches share."""
+    images: Any = processor.image_processor
+    grey = [round(255 * m) for m in config.image_mean]
+    if config.image_channels == "BGR":
+        grey.reverse()
+    return {
+        "records": records, "tokenizer": processor.tokenizer, "rule": images.rule, "size_divisor": images.size_divisor,
+        "seed": recipe.seed, "limits": images.limits, "max_length": processor.max_length,
+        "augmentation": recipe.image.augment if train else "none", "crop_scale": recipe.image.crop_scale,
+        "constant": (grey[0], grey[1], grey[2]) if recipe.blind else None,
+        "without_images": train and recipe.train.keep_frozen_features,
+    }  # fmt: skip
