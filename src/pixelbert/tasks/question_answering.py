@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,11 @@ from pixelbert.recipes.schema import Phase, Recipe
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.objective import Objective, by_length
 from pixelbert.tasks.predicting import predict_records, record_outcome, scored_records
+from pixelbert.tasks.submission import Submission, read_answers, write_answers
 from pixelbert.tasks.task import Outcome, Scoring, Task, common_inputs
 
 OFFICIAL_ANSWERS = 10  # people who answered each question of VQA 2.0
+OFFICIAL_MIN_COUNT = 9  # questions of an answer in its list
 
 
 def vqa_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -43,21 +46,35 @@ def given_answers(target: Mapping[str, Any]) -> list[str]:
     return [entry["answer"] if isinstance(entry, Mapping) else str(entry) for entry in target.get("answers", ())]
 
 
-def answer_list(targets: Iterable[Mapping[str, Any]], min_count: int = 9) -> list[str]:
+def answer_list(targets: Iterable[Mapping[str, Any]], min_count: int | None = None) -> list[str]:
     """The answers a model chooses from: those given to at least `min_count` questions, most frequent first.
 
     Official annotations count their `multiple_choice_answer`, by the official rule; other data the commonest answer of
-    each question. Raises DataError when none is left.
+    each question. Without `min_count` it is 9, the rule for VQA 2.0; where that would leave out the answers of more
+    than a fifth of the questions, the highest lower number that does not (few questions, or answers of great variety).
+
+    Raises DataError when none is left.
     """
     annotations = [
         {"question_id": number, "multiple_choice_answer": _commonest(target)}
         for number, target in enumerate(targets)
         if given_answers(target)
     ]
+    if min_count is None:
+        min_count = _min_count(normalize_answer(str(one["multiple_choice_answer"])) for one in annotations)
     answers = vqa_answer_vocabulary(annotations, min_count)
     if not answers:
-        raise DataError(f"no answer is given to at least {min_count} of the {len(annotations)} questions")
+        raise DataError(f"no answer is given to at least {min_count} of the {len(annotations)} questions with answers")
     return answers
+
+
+def _min_count(answers: Iterable[str]) -> int:
+    """The highest number, at most 9, such that the answers given so often are those of 4 in 5 questions."""
+    counts = Counter(answers)
+    for least in range(OFFICIAL_MIN_COUNT, 1, -1):
+        if 5 * sum(count for count in counts.values() if count >= least) >= 4 * counts.total():
+            return least
+    return 1
 
 
 def _commonest(target: Mapping[str, Any]) -> str:
@@ -172,6 +189,7 @@ class QuestionAnswering(Task):
     needs = "questions with answers"
     model_class = PixelBertForQuestionAnswering
     beside = ("vqa_score",)
+    least_images = 1
 
     def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
         """The answer list of the training records: it travels in the model's config."""
@@ -206,11 +224,8 @@ class QuestionAnswering(Task):
     def score(self, model: Any, batches: QuestionBatches, scoring: Scoring) -> Outcome:
         """The official score, and a row a question. Raises DataError when a question has no answers to compare with."""
         split, records = batches.records, scored_records(batches, scoring)
-        for record in records:
-            if not given_answers(split.target(record)):
-                raise DataError(f"question {split.record_id(record)}: has no answers; `predict` goes without them")
-        logits = predict_records(self.objective(model, scoring.encoder_dtype, 4), batches, records, scoring)
-        answered = answers_of(logits, batches.answers)
+        _require_answers(split, records)
+        answered = self._answers(model, batches, records, scoring)
         figures, worth = score_answers(split, {r: a for r, (a, _) in zip(records, answered, strict=True)})
         rows = [
             {"record": split.record_id(record), "question": split.text(record), "answer": answer,
@@ -220,6 +235,31 @@ class QuestionAnswering(Task):
             for record, (answer, probability), value in zip(records, answered, worth, strict=True)
         ]  # fmt: skip
         return record_outcome(figures, rows, batches)
+
+    def predict(self, model: Any, batches: QuestionBatches, scoring: Scoring) -> Submission:
+        """VQA's file: an answer for every question."""
+        split = batches.records
+        answered = self._answers(model, batches, range(split.num_records), scoring)
+        text = write_answers(split, [answer for answer, _ in answered])
+        return Submission(text, lambda path: read_answers(path, split, "the split", in_order=True), split.num_records)
+
+    def score_file(self, path: Path, records: Records, split: str) -> dict[str, float]:
+        """VQA's file: the scores of `score`."""
+        _require_answers(records, range(records.num_records))
+        return score_answers(records, read_answers(path, records, split))[0]
+
+    def _answers(
+        self, model: Any, batches: QuestionBatches, records: Sequence[int], scoring: Scoring
+    ) -> list[tuple[str, float]]:
+        """(answer, probability) of each of these records."""
+        logits = predict_records(self.objective(model, scoring.encoder_dtype, 4), batches, records, scoring)
+        return answers_of(logits, batches.answers)
+
+
+def _require_answers(records: Records, among: Sequence[int]) -> None:
+    for record in among:
+        if not given_answers(records.target(record)):
+            raise DataError(f"question {records.record_id(record)}: has no answers; `predict` goes without them")
 
 
 def answers_of(logits: Tensor, answers: Sequence[str]) -> list[tuple[str, float]]:

@@ -15,22 +15,28 @@ from pixelbert.tasks.pretraining_examples import thumbnail
 
 LOT, FAILED = "lot", "failed"
 _COUNTS = {LOT: 12, FAILED: 6}
-_PICTURE = (336, 40_000)  # longest side in pixels, bytes
+_PICTURE, _SMALL = (336, 40_000), (200, 14_000)  # longest side in pixels, bytes; small where many stand together
 
 
 def choose_rows(
-    rows: Sequence[dict[str, Any]], wrong: Callable[[dict[str, Any]], bool], seed: int = 1234
+    rows: Sequence[dict[str, Any]],
+    wrong: Callable[[dict[str, Any]], bool],
+    sureness: Callable[[dict[str, Any]], float] | None = None,
+    seed: int = 1234,
 ) -> list[tuple[str, dict[str, Any]]]:
-    """(group, row): by lot, then the wrong ones the model was surest of; no picture of one record twice."""
+    """(group, row): by lot, then the wrong ones the model was surest of (by default, by their probability)."""
     order = generator(seed, "record-examples").permutation(len(rows))
     chosen = [(LOT, rows[i]) for i in order[: _COUNTS[LOT]]]
     taken = {id(row) for _, row in chosen}
-    failed = sorted((row for row in rows if wrong(row) and id(row) not in taken), key=lambda row: -_sureness(row))
+    failed = [row for row in rows if wrong(row) and id(row) not in taken]
+    failed.sort(key=sureness or _sureness, reverse=True)
     return chosen + [(FAILED, row) for row in failed[: _COUNTS[FAILED]]]
 
 
 def _sureness(row: dict[str, Any]) -> float:
-    return abs(float(row.get("probability", 0.5)) - 0.5)
+    """The probability of what the model said; a statement's row has that of «true»."""
+    probability = float(row.get("probability", 0.0))
+    return 1 - probability if row.get("judged") is False else probability
 
 
 def write_examples(
@@ -45,9 +51,11 @@ def write_examples(
     for number, (group, row) in enumerate(chosen):
         example = {"group": group} | {k: v for k, v in row.items() if k not in ("split_record", "best_rows")}
         example["pictures"] = []
-        for place, image in enumerate(images_of(row)):
+        images = images_of(row)
+        size = _PICTURE if len(images) <= 2 else _SMALL
+        for place, image in enumerate(images):
             name = f"examples/{number:02}-{place}.jpg"
-            (folder / name).write_bytes(thumbnail(_pixels(batches, int(image)), *_PICTURE))
+            (folder / name).write_bytes(thumbnail(_pixels(batches, int(image)), *size))
             example["pictures"].append(name)
         examples.append(example)
     (folder / "examples.json").write_text(json.dumps({"examples": examples}, indent=1) + "\n", encoding="utf-8")

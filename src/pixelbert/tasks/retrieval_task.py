@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pixelbert.recipes.schema import Phase, Recipe
 from pixelbert.tasks.held_out import HeldOutPairs, recalls
 from pixelbert.tasks.record_examples import choose_rows, write_examples
 from pixelbert.tasks.retrieval import RetrievalBatches, RetrievalLosses, RetrievalObjective
+from pixelbert.tasks.submission import Submission, check_rankings, write_rankings
 from pixelbert.tasks.task import Outcome, Scoring, Task, common_inputs
 
 _MOST_EXACT = 10_000_000  # pairs that are scored without being asked for
@@ -76,38 +78,30 @@ class Retrieval(Task):
         count = min(scoring.images or batches.records.num_images, batches.records.num_images)
         if scoring.exact_images and not scoring.shortlist:
             count = min(count, scoring.exact_images)
-        held_out = HeldOutPairs(
-            model, batches, list(range(count)), scoring.captions_per_image, scoring.seed, scoring.batch_size,
-            scoring.encoder_dtype, scoring.progress, scoring.partial, scoring.announce,
-        )  # fmt: skip
-        figures, scores = self._ranked(held_out, scoring)
-        rows = _rows(held_out, scores)
+        held_out = _held_out(model, batches, range(count), scoring, scoring.captions_per_image)
+        images, texts, pooled = _rankings(held_out, scoring)
+        figures = _directions(images, texts, held_out.image_of)
+        if pooled is not None:
+            figures |= recalls(pooled, held_out.image_of, "dual")
+            if scoring.shortlist and scoring.exact_images:
+                figures |= self._shortlist_loss(held_out, pooled, scoring)
+        rows = _rows(held_out, images)
 
         def write(folder: Path) -> None:
             lines = "".join(json.dumps({k: v for k, v in row.items() if k != "best_rows"}) + "\n" for row in rows)
             (folder / "ranks.jsonl").write_text(lines, encoding="utf-8")
-            write_examples(folder, batches, choose_rows(rows, lambda row: row["rank"] > 10), lambda r: r["best_rows"])
+            chosen = choose_rows(rows, lambda row: row["rank"] > 10, lambda row: row["margin"])
+            write_examples(folder, batches, chosen, lambda row: row["best_rows"])
 
         return Outcome(figures, rows, write, len(held_out.images), len(held_out.records))
 
-    def _ranked(self, held_out: HeldOutPairs, scoring: Scoring) -> tuple[dict[str, float], np.ndarray]:
-        """The figures, and scores [images, texts] that rank images for texts."""
-        if not scoring.shortlist:
-            scores, image_of = held_out.exact_scores(len(held_out.images))
-            figures = _named(recalls(scores, image_of, ""))
-            if held_out.model.contrastive is not None:
-                figures |= recalls(held_out.pooled_scores(), held_out.image_of, "dual")
-            return figures, scores
-        if held_out.model.contrastive is None:
-            raise UsageError("a shortlist needs pooled vectors; train with contrastive_size, or leave it out")
-        pooled = held_out.pooled_scores()
-        images = held_out.rerank(pooled, scoring.shortlist)
-        texts = held_out.rerank(pooled, scoring.shortlist * _per_image(held_out.image_of), by_image=True)
-        figures = _directions(images, texts, held_out.image_of)
-        figures |= recalls(pooled, held_out.image_of, "dual")
-        if scoring.exact_images:
-            figures |= self._shortlist_loss(held_out, pooled, scoring)
-        return figures, images
+    def predict(self, model: Any, batches: RetrievalBatches, scoring: Scoring) -> Submission:
+        """The best images of every text, and the best texts of every image; of all captions, however many."""
+        split = batches.records
+        most = max(len(split.records_of(image)) for image in range(split.num_images))
+        images, texts, _ = _rankings(_held_out(model, batches, range(split.num_images), scoring, most), scoring)
+        text = write_rankings(split, images, texts)
+        return Submission(text, lambda path: check_rankings(path, split, "the split"), split.num_records)
 
     def _shortlist_loss(self, held_out: HeldOutPairs, pooled: np.ndarray, scoring: Scoring) -> dict[str, float]:
         """The first images ranked exactly and through the shortlist; its share of all images stays the same."""
@@ -119,6 +113,31 @@ class Retrieval(Task):
         exact = recalls(scores, image_of, "exact")
         loss = {f"shortlist_loss_{name[6:]}": value - listed[name[6:]] for name, value in exact.items()}
         return exact | loss
+
+
+def _held_out(
+    model: Any, batches: RetrievalBatches, images: Sequence[int], scoring: Scoring, captions_per_image: int
+) -> HeldOutPairs:
+    return HeldOutPairs(
+        model, batches, list(images), captions_per_image, scoring.seed, scoring.batch_size, scoring.encoder_dtype,
+        scoring.progress, scoring.partial, scoring.announce,
+    )  # fmt: skip
+
+
+def _rankings(held_out: HeldOutPairs, scoring: Scoring) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Scores [images, texts] that rank images for texts, that rank texts for images, and those of the pooled vectors.
+
+    Raises UsageError for a shortlist without pooled vectors.
+    """
+    pooled = held_out.pooled_scores() if held_out.model.contrastive is not None else None
+    if not scoring.shortlist:
+        scores, _ = held_out.exact_scores(len(held_out.images))
+        return scores, scores, pooled
+    if pooled is None:
+        raise UsageError("a shortlist needs pooled vectors; train with contrastive_size, or leave it out")
+    images = held_out.rerank(pooled, scoring.shortlist)
+    texts = held_out.rerank(pooled, scoring.shortlist * _per_image(held_out.image_of), by_image=True)
+    return images, texts, pooled
 
 
 def _listed(scores: np.ndarray, pooled: np.ndarray, shortlist: int, image_of: np.ndarray) -> dict[str, float]:
@@ -139,18 +158,15 @@ def _directions(images: np.ndarray, texts: np.ndarray, image_of: np.ndarray) -> 
     return {"rsum": sum(figures.values())} | figures
 
 
-def _named(figures: dict[str, float]) -> dict[str, float]:
-    figures = {name.lstrip("_"): value for name, value in figures.items()}
-    return {"rsum": sum(figures.values())} | figures
-
-
 def _per_image(image_of: np.ndarray) -> int:
     """Captions of an image, the most that one has."""
     return int(np.bincount(image_of).max())
 
 
 def _rows(held_out: HeldOutPairs, scores: np.ndarray) -> list[dict[str, Any]]:
-    """For each text the rank of its image (ties rank against the model), and the best images."""
+    """For each text the rank of its image (ties rank against the model), the best images, and how far the first of
+    them is ahead of the second; `best_rows` are their pictures, and the text's own after them if it is not there.
+    """
     split, rows = held_out.batches.records, []
     for text in range(scores.shape[1]):
         own, column = held_out.image_of[text], scores[:, text]
@@ -160,6 +176,7 @@ def _rows(held_out: HeldOutPairs, scores: np.ndarray) -> list[dict[str, Any]]:
             "record": split.record_id(held_out.records[text]), "text": split.text(held_out.records[text]),
             "image": split.image_id(held_out.images[own]), "rank": rank,
             "best": [split.image_id(held_out.images[i]) for i in best],
-            "best_rows": [held_out.images[i] for i in best],
+            "margin": round(float(column[best[0]] - column[best[1]]), 4) if len(best) > 1 else 0.0,
+            "best_rows": [held_out.images[i] for i in (*best, *([] if own in best else [own]))],
         })  # fmt: skip
     return rows
