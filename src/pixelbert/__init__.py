@@ -16,22 +16,30 @@ if TYPE_CHECKING:
     from pixelbert import metrics as metrics
     from pixelbert.data.prepare import prepare as prepare
     from pixelbert.model.config import PixelBertConfig as PixelBertConfig
+    from pixelbert.model.heads import PixelBertForImageAndTextRetrieval as PixelBertForImageAndTextRetrieval
+    from pixelbert.model.heads import PixelBertForImagesAndTextClassification as PixelBertForImagesAndTextClassification
+    from pixelbert.model.heads import PixelBertForQuestionAnswering as PixelBertForQuestionAnswering
     from pixelbert.model.modeling import PixelBertForPreTraining as PixelBertForPreTraining
     from pixelbert.model.modeling import PixelBertModel as PixelBertModel
     from pixelbert.model.processor import PixelBertProcessor as PixelBertProcessor
     from pixelbert.training.evaluate import evaluate as evaluate
     from pixelbert.training.loop import train as train
+    from pixelbert.training.predict import predict as predict
 
 __version__ = "0.1.0"
 
 # Public name -> the module it lives in. A module's own name (metrics) stands for the module itself.
 _HOME = {
     "PixelBertConfig": "pixelbert.model.config",
+    "PixelBertForImageAndTextRetrieval": "pixelbert.model.heads",
+    "PixelBertForImagesAndTextClassification": "pixelbert.model.heads",
     "PixelBertForPreTraining": "pixelbert.model.modeling",
+    "PixelBertForQuestionAnswering": "pixelbert.model.heads",
     "PixelBertModel": "pixelbert.model.modeling",
     "PixelBertProcessor": "pixelbert.model.processor",
     "evaluate": "pixelbert.training.evaluate",
     "metrics": "pixelbert.metrics",
+    "predict": "pixelbert.training.predict",
     "prepare": "pixelbert.data.prepare",
     "train": "pixelbert.training.loop",
 }

@@ -39,11 +39,16 @@ _LOAD = ("from_pretrained",)
 _MODEL = ("from_pretrained", "from_config")
 _CONFIG = ("pixelbert.model.config", "PixelBertConfig")
 _MODELING = "pixelbert.model.modeling"
+_HEADS = "pixelbert.model.heads"
 _PROCESSOR = "pixelbert.model.processor"
 _ENTRIES = (
     _Entry(f"{_AUTO}.configuration_auto", "AutoConfig", ("from_pretrained", "for_model"), *_CONFIG),
     _Entry(f"{_AUTO}.modeling_auto", "AutoModel", _MODEL, _MODELING, "PixelBertModel"),
     _Entry(f"{_AUTO}.modeling_auto", "AutoModelForPreTraining", _MODEL, _MODELING, "PixelBertForPreTraining"),
+    # transformers has no Auto class for the two other heads: `from_pretrained` of the class itself opens those
+    _Entry(
+        f"{_AUTO}.modeling_auto", "AutoModelForVisualQuestionAnswering", _MODEL, _HEADS, "PixelBertForQuestionAnswering"
+    ),
     _Entry(f"{_AUTO}.processing_auto", "AutoProcessor", _LOAD, _PROCESSOR, "PixelBertProcessor"),
     _Entry(f"{_AUTO}.image_processing_auto", "AutoImageProcessor", _LOAD, _PROCESSOR, "PixelBertImageProcessor"),
 )

@@ -172,8 +172,11 @@ def train(
 
 @app.command(epilog=_EPILOG)
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `train` wrote.")],
     data: Data,
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder that `train` wrote.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Score this file of predictions instead of a run.")
+    ] = None,
     split: Annotated[str, typer.Option(help="The split to score.")] = "val",
     blind: Annotated[Path | None, typer.Option(metavar="RUN", help="The blind run to stand beside.")] = None,
     images: Annotated[int, typer.Option(min=0, help="So many of the split's first images; 0 takes all.")] = 0,
@@ -184,24 +187,52 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Scores of a run on held-out data, and a file with every record, in RUN/evaluation/SPLIT."""
-    from pixelbert.training.evaluate import evaluate as call
+    if (run is None) == (predictions is None):
+        raise UsageError("evaluate: give either a RUN or --predictions FILE; see pixelbert evaluate --help")
+    if predictions is not None:
+        from pixelbert.training.predict import score_predictions
 
-    _without_bars()
-    result = call(
-        run,
-        data,
-        split=split,
-        blind=blind,
-        images=images,
-        captions_per_image=captions_per_image,
-        exact_images=exact_images,
-        shortlist=shortlist,
-        model=model,
-    )
+        result = score_predictions(predictions, data, split=split)
+    else:
+        from pixelbert.training.evaluate import evaluate as call
+
+        _without_bars()
+        result = call(
+            run,  # type: ignore[arg-type]
+            data,
+            split=split,
+            blind=blind,
+            images=images,
+            captions_per_image=captions_per_image,
+            exact_images=exact_images,
+            shortlist=shortlist,
+            model=model,
+        )
     if as_json:
         _print_json(result)
     else:
         _print_figures(result)
+
+
+@app.command(epilog=_EPILOG)
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `train` wrote.")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write, in one piece, checked.")],
+    split: Annotated[str, typer.Option(help="The split to answer; it needs no answers or labels.")] = "test",
+    shortlist: Annotated[int, typer.Option(min=0, help="Retrieval: re-rank so many images a caption; 0 = all.")] = 0,
+    model: Annotated[str, typer.Option(help="best (by the recipe's measure on val) or last.")] = "best",
+    as_json: Json = False,
+) -> None:
+    """The file that the evaluation server takes: an answer to every record of a split."""
+    from pixelbert.training.predict import predict as call
+
+    _without_bars()
+    result = call(run, data, out, split=split, shortlist=shortlist, model=model)
+    if as_json:
+        _print_json(result)
+    else:
+        print(f"{result['file']}: {result['records']:,} records of {result['split']}, {result['minutes']} minutes")
 
 
 @app.command(epilog=_EPILOG)

@@ -95,7 +95,8 @@ class Head(Section):
 
 
 class Answers(Section):
-    min_count: int = Field(default=9, ge=1)  # an answer is in the list when so many questions have it
+    # an answer is in the list when so many questions have it; None = 9, less where that loses a fifth of the questions
+    min_count: int | None = Field(default=None, ge=1)
     normalize: bool = True  # answers of other people count for a target after the official normalisation
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from pixelbert.recipes.schema import Phase, Recipe
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.objective import Objective, by_length
 from pixelbert.tasks.predicting import predict_records, record_outcome, scored_records
+from pixelbert.tasks.submission import Submission, read_judgements, write_judgements
 from pixelbert.tasks.task import Outcome, Scoring, Task, common_inputs
 
 LABELS = ("false", "true")
@@ -125,6 +127,7 @@ class ImagePairs(Task):
     needs = "statements about pictures, true or false"
     model_class = PixelBertForImagesAndTextClassification
     beside = ("accuracy", "consistency")
+    least_images = 1
 
     def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
         """How many pictures a statement is about is the data's: one in NLVR, two in NLVR2."""
@@ -164,11 +167,8 @@ class ImagePairs(Task):
     def score(self, model: Any, batches: StatementBatches, scoring: Scoring) -> Outcome:
         """Accuracy and consistency, and a row a statement. Raises DataError for a statement without label."""
         split, records = batches.records, scored_records(batches, scoring)
-        for record in records:
-            if split.target(record).get("label") is None:
-                raise DataError(f"statement {split.record_id(record)}: has no label; `predict` goes without it")
-        logits = predict_records(self.objective(model, scoring.encoder_dtype, 4), batches, records, scoring)
-        true = truth_of(logits)
+        _require_labels(split, records)
+        true = self._chances(model, batches, records, scoring)
         judged = {record: chance > 0.5 for record, chance in zip(records, true, strict=True)}
         figures = score_statements(split, judged, records)
         rows = [
@@ -178,6 +178,28 @@ class ImagePairs(Task):
             for record, chance in zip(records, true, strict=True)
         ]  # fmt: skip
         return record_outcome(figures, rows, batches)
+
+    def predict(self, model: Any, batches: StatementBatches, scoring: Scoring) -> Submission:
+        """NLVR2's file: a judgement of every statement."""
+        split = batches.records
+        true = self._chances(model, batches, range(split.num_records), scoring)
+        text = write_judgements(split, [chance > 0.5 for chance in true])
+        return Submission(text, lambda path: read_judgements(path, split, "the split", in_order=True), len(true))
+
+    def score_file(self, path: Path, records: Records, split: str) -> dict[str, float]:
+        """NLVR2's file: the scores of `score`."""
+        _require_labels(records, range(records.num_records))
+        return score_statements(records, read_judgements(path, records, split))
+
+    def _chances(self, model: Any, batches: StatementBatches, records: Sequence[int], scoring: Scoring) -> list[float]:
+        """Probability that each of these statements is true."""
+        return truth_of(predict_records(self.objective(model, scoring.encoder_dtype, 4), batches, records, scoring))
+
+
+def _require_labels(records: Records, among: Sequence[int]) -> None:
+    for record in among:
+        if records.target(record).get("label") is None:
+            raise DataError(f"statement {records.record_id(record)}: has no label; `predict` goes without it")
 
 
 def truth_of(logits: Tensor) -> list[float]:

@@ -12,13 +12,14 @@ import torch
 
 from pixelbert.data.batches import Batch, Records
 from pixelbert.data.records import PreparedData
-from pixelbert.errors import DataError
+from pixelbert.errors import DataError, UsageError
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.modeling import PixelBertPreTrainedModel
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Phase, Recipe
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.objective import Objective
+from pixelbert.tasks.submission import Submission
 
 
 class Progress(Protocol):
@@ -74,6 +75,7 @@ class Task(ABC):
     needs: ClassVar[str]  # the same in words
     model_class: ClassVar[type[PixelBertPreTrainedModel]]
     beside: ClassVar[tuple[str, ...]] = ()  # figures that are told of the blind model too
+    least_images: ClassVar[int] = 2  # of a split that is scored; with fewer nothing could be told apart
 
     # -- from a recipe to the parts ---------------------------------------------------------------------------------
 
@@ -126,6 +128,20 @@ class Task(ABC):
                 figures[f"{name}_blind"] = blind.figures[name]
                 figures[f"{name}_gain_blind"] = outcome.figures[name] - blind.figures[name]
         return figures
+
+    # -- answers ----------------------------------------------------------------------------------------------------
+
+    def predict(self, model: Any, batches: Any, scoring: Scoring) -> Submission:
+        """Answer every record of a split, labelled or not. Raises UsageError where the task has no answers."""
+        raise UsageError(f"a run of {self.name} answers nothing; train one for a task with --from this one")
+
+    def score_file(self, path: Path, records: Records, split: str) -> dict[str, float]:
+        """Figures of a predictions file, as `score` gives them for a model. `split` names the records in messages.
+
+        Raises DataError when the file is not of this split, or the split has no labels; UsageError where the task's
+        predictions cannot be scored without their model.
+        """
+        raise UsageError(f"{path}: predictions of {self.name} cannot be scored without their run")
 
 
 def common_inputs(

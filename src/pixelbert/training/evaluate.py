@@ -66,13 +66,15 @@ def evaluate(
         images=images, captions_per_image=captions_per_image, exact_images=exact_images, shortlist=shortlist,
         progress=PairProgress(), announce=lambda text: print(text, file=sys.stderr), partial=partial,
     )  # fmt: skip
-    task, loaded, batches, own = _parts(folder, prepared, split, scoring, model)
+    task, loaded, batches, own = run_on_split(folder, prepared, split, scoring, model)
     outcome = task.score(loaded, batches, own)
     figures = dict(outcome.figures)
     if blind is not None:
-        other_task, other, batches, own = _parts(Path(blind), prepared, split, scoring, model, must_be_blind=True)
+        other_task, other, batches, own = run_on_split(Path(blind), prepared, split, scoring, model, must_be_blind=True)
         if other_task is not task:
             raise DataError(f"{blind}: trained for {other_task.name}, {run} for {task.name}")
+        if other.config.id2label != loaded.config.id2label:
+            raise DataError(f"{blind}: has another answer list than {run}; train it on the same data")
         try:
             figures |= task.beside_blind(outcome, task.score(other, batches, own))
         except DataError as error:
@@ -112,10 +114,13 @@ def load_run(run: Path, model: str = "best") -> tuple[Recipe, Any, PixelBertProc
     return recipe, loaded, PixelBertProcessor.from_pretrained(run)
 
 
-def _parts(
+def run_on_split(
     run: Path, prepared: PreparedData, split: str, scoring: Scoring, model: str, must_be_blind: bool = False
 ) -> tuple[Task, Any, Inputs, Scoring]:
-    """A run's task, model on its device, the batches of the split, and how it is scored."""
+    """A run's task, model on its device, the batches of the split, and how it is scored.
+
+    Raises CheckpointError, and DataError for data of another task, a split that is not there or has too few images.
+    """
     recipe, loaded, processor = load_run(run, model)
     if must_be_blind and not recipe.blind:
         raise DataError(f"{run}: not a blind run; train one with --blind")
@@ -128,8 +133,10 @@ def _parts(
     loaded.pixelbert.visual.body.to(memory_format=torch.channels_last)
     loaded.pixelbert.visual.compute_dtype = torch.bfloat16 if chosen.backbone == "bfloat16" else None
     count = min(scoring.images or records.num_images, records.num_images)
-    if count < 2:
-        raise DataError(f"{prepared.folder}: split '{split}' has {count} image(s), at least 2 are needed")
+    if count < task.least_images:
+        raise DataError(
+            f"{prepared.folder}: split '{split}' has {count} image(s), at least {task.least_images} are needed"
+        )
     batches = task.batches(recipe, records, processor, loaded.config, train=False)
     return task, loaded, batches, replace(
         scoring, seed=recipe.validation.seed, batch_size=recipe.validation.batch_size, workers=recipe.data.workers,
