@@ -21,7 +21,8 @@ BASE = (
     "text.intermediate_size=48 text.vocab_size=80 image.square=64 visual.num_sampled_pixels=3 contrastive_size=8 "
     "data.texts_per_image=2 data.workers=0 optim.batch_size=8 optim.micro_batch=8 optim.scale_lr=false "
     "schedule.pairs=48 schedule.warmup_steps=2 train.precision=float32 train.trackers=[] train.save_minutes=1000 "
-    "train.log_steps=1000 validation.times=1 validation.exact_images=2"
+    "train.log_steps=1000 validation.times=1 validation.exact_images=2 loss.contrastive=0 mlm.probability=0.15 "
+    "text.initializer_range=0.02 visual.position=learned2d optim.cnn.lr=0.001"
 )
 
 

@@ -15,6 +15,7 @@ from pixelbert.bench.quickstart.world import (
     COLORS,
     COLUMNS,
     IMAGE_SIZE,
+    MOST_THINGS,
     ROWS,
     SHAPES,
     SPLITS,
@@ -44,7 +45,7 @@ def test_things_of_a_scene_differ_and_stay_in_their_cells(split: str, number: in
     scene = make_scene(split, number, seed=seed, backdrops=len(BACKDROPS))
     assert scene == make_scene(split, number, seed=seed, backdrops=len(BACKDROPS))
     things = scene.things
-    assert 2 <= len(things) <= 4
+    assert 1 <= len(things) <= MOST_THINGS == 3
     for attribute in ("color", "shape"):
         assert len({getattr(thing, attribute) for thing in things}) == len(things)
     assert len({(thing.row, thing.column) for thing in things}) == len(things)
@@ -72,15 +73,18 @@ def test_no_scene_is_in_two_splits() -> None:
             assert one == other or not scenes[one] & scenes[other]
 
 
-def test_attributes_are_uniform() -> None:
-    things = [thing for n in range(3000) for thing in make_scene("train", n, seed=0).things]
+def test_attributes_and_numbers_are_uniform() -> None:
+    scenes = [make_scene("train", n, seed=0) for n in range(3000)]
+    things = [thing for scene in scenes for thing in scene.things]
     expected = {"color": len(COLORS), "shape": len(SHAPES), "size": 2, "row": 3, "column": 3}
+    found = {name: [getattr(thing, name) for thing in things] for name in expected}
+    found["number"], expected["number"] = [len(scene.things) for scene in scenes], MOST_THINGS
     for attribute, kinds in expected.items():
-        counts = Counter(getattr(thing, attribute) for thing in things)
+        counts = Counter(found[attribute])
         assert len(counts) == kinds
         for count in counts.values():  # five standard deviations of a fair draw
-            share = 1 / kinds
-            assert abs(count / len(things) - share) < 5 * np.sqrt(share * (1 - share) / len(things))
+            share, drawn = 1 / kinds, len(found[attribute])
+            assert abs(count / drawn - share) < 5 * np.sqrt(share * (1 - share) / drawn)
 
 
 @pytest.mark.parametrize(

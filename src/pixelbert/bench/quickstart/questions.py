@@ -93,10 +93,9 @@ def _yes_and_no(index: int, scenes: Sequence[Scene], rng: np.random.Generator) -
 
 def _claims(scene: Scene, rng: np.random.Generator) -> list[_Claim]:
     """One true claim of each kind about random things of the scene."""
-    first, second = rng.permutation(len(scene.things))[:2]
-    a, b = scene.things[first], scene.things[second]
+    a, *others = (scene.things[place] for place in rng.permutation(len(scene.things)))
 
-    def relates(test: Callable[[Thing, Thing], bool]) -> Callable[[Scene], bool | None]:
+    def relates(b: Thing, test: Callable[[Thing, Thing], bool]) -> Callable[[Scene], bool | None]:
         def holds(other: Scene) -> bool | None:
             x, y = other.with_shape(a.shape), other.with_shape(b.shape)
             return None if x is None or y is None else test(x, y)
@@ -118,11 +117,13 @@ def _claims(scene: Scene, rng: np.random.Generator) -> list[_Claim]:
         _Claim(f"Is the {a.shape} in the {row} row?", "is the", of_shape(lambda x: x.row == a.row)),
         _Claim(f"Is the {a.shape} in the {column} column?", "is the", of_shape(lambda x: x.column == a.column)),
     ]
-    if a.row < b.row:
-        claims.append(_Claim(f"Is the {a.shape} above the {b.shape}?", "is the", relates(lambda x, y: x.row < y.row)))
-    if a.column < b.column:
-        text = f"Is the {a.shape} to the left of the {b.shape}?"
-        claims.append(_Claim(text, "is the", relates(lambda x, y: x.column < y.column)))
+    for b in others[:1]:
+        if a.row < b.row:
+            text = f"Is the {a.shape} above the {b.shape}?"
+            claims.append(_Claim(text, "is the", relates(b, lambda x, y: x.row < y.row)))
+        if a.column < b.column:
+            text = f"Is the {a.shape} to the left of the {b.shape}?"
+            claims.append(_Claim(text, "is the", relates(b, lambda x, y: x.column < y.column)))
     return claims
 
 

@@ -33,7 +33,7 @@ from pixelbert.data.output import new_folder
 from pixelbert.errors import UsageError
 
 MARKER = "scenes.json"  # tells a folder of drawn scenes from any other
-VERSION = 1  # of the drawing and the texts: a folder of another version is drawn again
+VERSION = 2  # of the drawing and the texts: a folder of another version is drawn again
 NLVR2_SPLITS = {"train": "train", "val": "dev", "test": "test1"}
 MAX_SCENES = 100_000  # a split; image ids of the splits lie this far apart
 

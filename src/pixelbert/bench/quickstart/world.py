@@ -1,4 +1,4 @@
-"""What a drawn scene holds: two to four things on an invisible 3 x 3 grid, no two alike in shape, colour or cell.
+"""What a drawn scene holds: one to three things on an invisible 3 x 3 grid, no two alike in shape, colour or cell.
 
 Everything about a scene is drawn by a generator keyed by (seed, number of the scene), so scene 17 is the same whether
 10 or 10,000 scenes are asked for. The split is a property of the scene itself: a checksum of what it holds puts it
@@ -9,7 +9,10 @@ What nobody can know without looking, by construction:
 - colours and shapes are each a random choice without repetition from six: given all the other words about a scene, the
   colour of a thing is uniform over the colours not yet named, and so is its shape;
 - cells are a random choice without repetition from nine: row and column of one thing are uniform over three words;
-- sizes are fair coins, and there are two, three or four things with the same probability.
+- sizes are fair coins, and there are one, two or three things with the same probability.
+
+Scenes of one thing are there to learn from: what a word looks like can be found there without knowing which thing of
+several is meant. A network from random weights begins with them and gets to the others much sooner than without.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ SIZES = ("small", "large")
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "center", "right")
 COUNTS = ("zero", "one", "two", "three", "four")
+MOST_THINGS = 3  # in one scene
 SPLITS = ("train", "val", "test")
 
 #: The words that need the picture, by what they say. "left" and "right" also stand in relations: all are places.
@@ -33,12 +37,13 @@ WORD_CLASSES: dict[str, frozenset[str]] = {
     "shape": frozenset(SHAPES),
     "place": frozenset((*ROWS, *COLUMNS, "above", "below")),
     "size": frozenset(SIZES),
-    "number": frozenset(COUNTS[2:]),
+    "number": frozenset(COUNTS[1 : MOST_THINGS + 1]),
 }
 
 IMAGE_SIZE = 96  # pixels; a cell is 32, so one or four cells of a CNN's grid at stride 32 or 16
 CELL = IMAGE_SIZE // 3
-DIAMETERS = {"small": (15, 17), "large": (24, 26)}  # pixels, both ends included; never two of them alike to the eye
+DIAMETERS = {"small": (17, 18), "large": (27, 28)}  # pixels, both ends included; never two of them alike to the eye
+_SHIFT = 3  # pixels a small thing may lie off the middle of its cell, each way
 
 # The checksum's remainder by ten that belongs to each split.
 _BUCKETS = {"train": range(2, 10), "val": range(1), "test": range(1, 2)}
@@ -108,8 +113,8 @@ def make_scene(split: str, number: int, *, seed: int, backdrops: int = 1) -> Sce
 
 
 def _layout(rng: np.random.Generator) -> list[tuple[str, str, str, int]]:
-    """Colour, shape, size and cell (0 to 8) of two to four things."""
-    count = int(rng.integers(2, 5))
+    """Colour, shape, size and cell (0 to 8) of one to three things."""
+    count = int(rng.integers(1, MOST_THINGS + 1))
     colors = rng.permutation(len(COLORS))[:count]
     shapes = rng.permutation(len(SHAPES))[:count]
     sizes = rng.integers(len(SIZES), size=count)
@@ -126,11 +131,11 @@ def _bucket(layout: list[tuple[str, str, str, int]]) -> int:
 
 
 def _place(rng: np.random.Generator, color: str, shape: str, size: str, cell: int) -> Thing:
-    """The thing somewhere in its cell, two pixels clear of the cell's edge so that neighbours never touch."""
+    """The thing near the middle of its cell, two pixels clear of the cell's edge so that neighbours never touch."""
     row, column = divmod(cell, 3)
     low, high = DIAMETERS[size]
     diameter = int(rng.integers(low, high + 1))
-    slack = (CELL - 4 - diameter) // 2
+    slack = min(_SHIFT, (CELL - 4 - diameter) // 2)
     dx, dy = (int(step) for step in rng.integers(-slack, slack + 1, size=2))
     x, y = column * CELL + CELL // 2 + dx, row * CELL + CELL // 2 + dy
     return Thing(color, shape, size, row, column, x, y, diameter, float(rng.uniform(0.96, 1.04)))
