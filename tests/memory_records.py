@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pixelbert.data.batches import PairOrder, Plan
 from pixelbert.data.images import ResizeRule
 from pixelbert.data.records import ImageRef
 from pixelbert.model.config import PixelBertConfig
@@ -75,6 +76,18 @@ def batches_of(records: MemoryRecords, rule: ResizeRule | None = None, **setting
     """A builder of batches with the vocabulary above."""
     settings = {"size_divisor": 32, "seed": 0, **settings}
     return PretrainingBatches(records, load_tokenizer(VOCABULARY), rule or ResizeRule(square=32), **settings)
+
+
+def plan_of(records: MemoryRecords, start: int, stop: int, per_image: int = 2) -> Plan:
+    epochs, chosen = PairOrder(records.image_of, 0, per_image).pairs(start, stop)
+    return Plan(0, np.arange(start, stop), epochs, chosen)
+
+
+def full_of_duplicates(folder: Path) -> MemoryRecords:
+    """Twelve images that share few texts, some of them equal but for case, spaces and a full stop."""
+    pool = ["a dog", "A dog .", "a  DOG", "the cat", "red ball", "Red ball.", "man in hat", "snow"]
+    draw = np.random.default_rng(0)
+    return MemoryRecords(folder, [[str(t) for t in draw.choice(pool, draw.integers(1, 4))] for _ in range(12)])
 
 
 def tiny_config(**settings: Any) -> PixelBertConfig:
