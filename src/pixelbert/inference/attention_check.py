@@ -1,0 +1,214 @@
+"""Is attention evidence? The part of it that falls on the object a word names, against chance, for every method.
+
+For each word that names an object of known place (`named_objects`): the share of the map that falls on the object's
+boxes, divided by their share of the photo's cells. 1 is chance: a map that is even, or that knows nothing. The same
+is measured for a control, the word of another caption with its caption (of another category) shown the same photo and
+scored on the same boxes: what is above 1 there is no answer to the word, only where any word looks (the middle, the
+large thing).
+
+Choosing the best of many methods on the words that it is then measured on would flatter it. So photos are in two
+halves; the best on one half is measured on the other, and both halves together are the figure `share_over_chance`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pixelbert.errors import DataError, UsageError
+from pixelbert.inference.attention import METHODS, Looking, Method, core_of, see
+from pixelbert.inference.named_objects import NamedObject, read_named_objects
+
+_RESAMPLES = 2000
+FIRST = Method()  # the paper's
+
+
+def methods_of(model: Any, names: Sequence[str] | None = None) -> list[Method]:
+    """Every method, layer and, of plain attention, head of a model; only those of the names that are given.
+
+    The last layer's match gradient is left out: there only [CLS] reaches the score, and no other word has a gradient.
+    """
+    text = core_of(model).config.text_config
+    layers, heads = range(1, text.num_hidden_layers + 1), range(1, text.num_attention_heads + 1)
+    listed = [Method("attention", layer) for layer in layers]
+    listed += [Method("attention", layer, head) for layer in layers for head in heads]
+    listed += [Method("rollout", layer) for layer in layers[1:]]  # of one layer it is that layer's attention
+    listed += [Method("gradient-match", layer) for layer in layers[:-1]]
+    listed += [Method("gradient-word", layer) for layer in layers]
+    listed += [Method("occlusion-match"), Method("occlusion-word"), Method("occlusion-word", occlude=2)]
+    if names is None:
+        return listed
+    for name in names:
+        if name not in METHODS:
+            raise UsageError(f"no method '{name}'; valid names: {', '.join(METHODS)}")
+    return [method for method in listed if method == FIRST or method.name in names]
+
+
+def check_attention(
+    model: Any,
+    processor: Any,
+    folder: str | Path,
+    *,
+    part: str | None = None,
+    photos: int = 0,
+    methods: Sequence[str] | None = None,
+    seed: int = 0,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Measure every method on a folder of pictures with known objects.
+
+    Args:
+        model: a pretraining model in evaluation mode. processor: its own.
+        folder, part, photos: as in `read_named_objects`.
+        methods: names of `METHODS`; None: all. Plain attention of the first layer is always measured.
+        seed: of the control's draw and of the intervals.
+        tell: is called with a line of progress now and then.
+
+    Returns:
+        {"figures": {"share_over_chance", "share_over_chance_low", "share_over_chance_high", "first_layer", ...},
+        "best": the method chosen on either half, "methods": a row each, best first, "photos", "words", ...}; a row
+        holds share_on_object, share_of_area and over_chance, control and over_control, each a mean over the words with
+        its bootstrap 95 % interval over photos [low, high].
+
+    Raises DataError when the folder holds nothing to measure on, UsageError for a method that is not there.
+    """
+    started = time.monotonic()
+    named = read_named_objects(Path(folder), part, photos)
+    listed = methods_of(model, methods)
+    shares, controls, areas = _measure(model, processor, named, listed, seed, tell)
+    used = areas > 0  # an object that no cell shows is nowhere to be found
+    photo_of = np.unique([str(item.image) for item in named], return_inverse=True)[1][used]
+    area = areas[used]
+    over, control = shares[:, used] / area, controls[:, used] / area
+    rows = [_row(method, shares[i, used], area, over[i], control[i], photo_of, seed) for i, method in enumerate(listed)]
+    best, halves = _best_of_other_half(over, photo_of)
+    value, interval = _mean(best, photo_of, seed)
+    first = rows[listed.index(FIRST)]
+    return {
+        "figures": {
+            "share_over_chance": value,
+            "share_over_chance_low": interval[0],
+            "share_over_chance_high": interval[1],
+            "first_layer": first["over_chance"],
+            "first_layer_control": first["control"],
+        },
+        "unit": "times chance",
+        "best": [str(listed[i]) for i in halves],
+        "data": Path(folder).name,
+        "photos": int(photo_of.max()) + 1,
+        "words": int(used.sum()),
+        "minutes": round((time.monotonic() - started) / 60, 2),
+        "methods": sorted(rows, key=lambda row: -row["over_chance"]),
+    }
+
+
+def _measure(
+    model: Any,
+    processor: Any,
+    named: Sequence[NamedObject],
+    methods: Sequence[Method],
+    seed: int,
+    tell: Callable[[str], None] | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shares on the object and those of the control, both float64 [methods, words], and the share of area [words]."""
+    others = foreign_words(named, seed)
+    shares, controls = np.zeros((2, len(methods), len(named)))
+    areas = np.zeros(len(named))
+    photo, last, told = None, None, time.monotonic()
+    for place, item in enumerate(named):
+        if item.image != last:
+            photo, last = see(model, processor, item.image), item.image
+        assert photo is not None
+        covered = photo.cells.covered(item.boxes)
+        areas[place] = (covered * photo.cells.even).sum()
+        for target, asked in ((shares, item), (controls, named[others[place]])):
+            looking = Looking(model, processor, photo, asked.sentence)
+            for i, method in enumerate(methods):
+                weights = looking.at(asked.name, method).weights
+                target[i, place] = share_on(weights, covered, photo.cells.even)
+        if tell is not None and time.monotonic() - told > 10:
+            told = time.monotonic()
+            tell(f"{place + 1} of {len(named)} words")
+    return shares, controls, areas
+
+
+def share_on(weights: np.ndarray, covered: np.ndarray, even: np.ndarray) -> float:
+    """The part of a map that falls on an object; a map of zeros points nowhere and counts as spread evenly.
+
+    All float64 [rows, columns]: weights of sum 1 or 0, the part of each cell that the object covers, an even map.
+    """
+    return float((covered * (weights if weights.any() else even)).sum())
+
+
+def foreign_words(named: Sequence[NamedObject], seed: int) -> np.ndarray:
+    """For each word another one, of another picture and another category: int64 [words].
+
+    Raises DataError when there is none for some word.
+    """
+    draw = np.random.default_rng(seed)
+    categories = np.array([item.category for item in named])
+    images = np.array([str(item.image) for item in named])
+    chosen = []
+    for place, item in enumerate(named):
+        possible = np.flatnonzero((categories != item.category) & (images != images[place]))
+        if not len(possible):
+            raise DataError(f"{item.image}: no other picture's caption names anything but '{item.category}'")
+        chosen.append(int(draw.choice(possible)))
+    return np.array(chosen)
+
+
+def _best_of_other_half(over: np.ndarray, photo_of: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """For every word the ratio of the method that is best on the other half of photos; and both halves' methods."""
+    best, halves = np.zeros(over.shape[1]), []
+    for half in (0, 1):
+        here = photo_of % 2 == half
+        elsewhere = ~here if (~here).any() and here.any() else here | ~here
+        halves.append(int(over[:, elsewhere].mean(1).argmax()))
+        best[here] = over[halves[-1]][here]
+    return best, halves
+
+
+def _row(
+    method: Method,
+    share: np.ndarray,
+    area: np.ndarray,
+    over: np.ndarray,
+    control: np.ndarray,
+    photo_of: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "method": str(method), "name": method.name, "layer": method.layer, "head": method.head,
+        "share_on_object": round(float(share.mean()), 4), "share_of_area": round(float(area.mean()), 4),
+    }  # fmt: skip
+    for name, values in (("over_chance", over), ("control", control), ("over_control", over - control)):
+        row[name], row[f"{name}_interval"] = _mean(values, photo_of, seed)
+    return row
+
+
+def _mean(values: np.ndarray, photo_of: np.ndarray, seed: int) -> tuple[float, list[float]]:
+    """The mean over words and its 95 % interval by resampling photos, whose words belong together."""
+    sums = np.bincount(photo_of, values)
+    counts = np.bincount(photo_of)
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(_RESAMPLES, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return round(float(values.mean()), 3), [round(float(low), 3), round(float(high), 3)]
+
+
+def write_check(path: str | Path, result: dict[str, Any]) -> None:
+    """The result as JSON, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
