@@ -3,8 +3,8 @@
 A model states a number for each record; what was found there is its worth, 0 to 1. What the number means is the task's:
 
 - a question: the chance that the best answer is right, exactly its expected official worth (an answer that two of ten
-  people gave is worth 0.6). The head is one sigmoid an answer, trained on that worth; being the largest of thousands, it
-  is stated too high, so a shift is fitted beside the temperature;
+  people gave is worth 0.6). The head is one sigmoid an answer, trained on that worth; the largest of thousands is
+  stated too high, so a shift is fitted beside the temperature;
 - a statement about pictures: the chance that it is true;
 - a match: the chance that text and picture belong together, when as many texts are another picture's as its own.
 
@@ -43,6 +43,12 @@ class Stated:
     log_odds: np.ndarray
     worth: np.ndarray
     answers: bool = False
+
+    @classmethod
+    def of_probabilities(cls, probability: Any, worth: Any, answers: bool = False) -> Stated:
+        """From probabilities as a float32 sigmoid gives them: 0 and 1 are taken as far as float32 can tell."""
+        p = np.clip(np.asarray(probability, dtype=np.float64), 1e-38, 1 - 2**-25)
+        return cls(np.log(p) - np.log1p(-p), np.asarray(worth, dtype=np.float64), answers)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,8 @@ def reliability(probability: np.ndarray, worth: np.ndarray, bins: int = BINS) ->
     for number in np.unique(place):
         inside = place == number
         rows.append({
-            "count": int(inside.sum()), "stated": float(probability[inside].mean()), "found": float(worth[inside].mean())
+            "count": int(inside.sum()), "stated": float(probability[inside].mean()),
+            "found": float(worth[inside].mean()),
         })  # fmt: skip
     return rows
 
@@ -192,7 +199,7 @@ def calibrate(stated: Stated) -> dict[str, Any]:
 
 
 def read_calibration(run: Path) -> dict[str, Any] | None:
-    """RUN/calibration.json, None where there is none. Raises CheckpointError when it is damaged or of a newer format."""
+    """RUN/calibration.json, None without one. Raises CheckpointError when it is damaged or of a newer format."""
     path = run / FILE
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

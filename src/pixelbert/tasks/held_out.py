@@ -20,8 +20,10 @@ from pixelbert.data.draws import generator
 from pixelbert.errors import DataError
 from pixelbert.metrics import recall_scores
 from pixelbert.model.pixels import Grid
+from pixelbert.tasks.calibration import Stated
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.matching import draw_foreign
+from pixelbert.tasks.objective import match_log_odds
 from pixelbert.tasks.task import Progress, silent
 
 _KEPT_FROM = 20_000  # pairs; fewer are scored again after a stop
@@ -88,10 +90,20 @@ class HeldOutPairs:
 
     def itm_accuracy(self) -> float:
         """Percent right over every (image, own caption) and (image, random caption of another image), unmasked."""
+        own, foreign = self.matches
+        return 100.0 * float(((own > 0).mean() + (foreign <= 0).mean()) / 2)
+
+    @cached_property
+    def matches(self) -> tuple[np.ndarray, np.ndarray]:
+        """Log-odds float64 [texts] of each text's image with it, and with a random caption of another image."""
         false = np.array([self.false_caption(i) for i in range(len(self.records))])
         own = self.match_scores(self.image_of, np.arange(len(self.records)), "matches")
-        foreign = self.match_scores(self.image_of, false, "mismatches")
-        return 100.0 * float(((own > 0).mean() + (foreign <= 0).mean()) / 2)
+        return own, self.match_scores(self.image_of, false, "mismatches")
+
+    def stated(self) -> Stated:
+        """`matches`, text by text: as many true ones as false ones."""
+        log_odds = np.stack(self.matches, axis=1)
+        return Stated(log_odds.ravel(), np.tile([1.0, 0.0], len(log_odds)))
 
     def false_caption(self, i: int) -> int:
         """A random caption of another image, not equal to one of this image's own: its place among `records`."""
@@ -124,8 +136,8 @@ class HeldOutPairs:
     def _match(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
         ids = pad_ids([self.texts[t] for t in texts]).to(self.device)
         with self._cast():
-            output = self.model.pixelbert(ids, attention_mask=self._mask_of(texts), grid=self._grid_of(images))
-            return self.model.match_scores(output.last_hidden_state[:, 0]).float().cpu().double().numpy()
+            scores = match_log_odds(self.model, ids, self._mask_of(texts), self._grid_of(images))
+        return scores.float().cpu().double().numpy()
 
     def _announce(self, images: np.ndarray, texts: np.ndarray, lengths: np.ndarray, what: str) -> None:
         """The cost before it starts: pairs, and the time that one batch of middling length makes likely."""

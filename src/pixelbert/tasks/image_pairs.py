@@ -23,6 +23,7 @@ from pixelbert.model.heads import PixelBertForImagesAndTextClassification
 from pixelbert.model.pixels import Grid
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Phase, Recipe
+from pixelbert.tasks.calibration import Stated
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.objective import Objective, by_length
 from pixelbert.tasks.predicting import predict_records, record_outcome, scored_records
@@ -177,7 +178,9 @@ class ImagePairs(Task):
              "right": judged[record] == bool(split.target(record)["label"]), "split_record": record}
             for record, chance in zip(records, true, strict=True)
         ]  # fmt: skip
-        return record_outcome(figures, rows, batches)
+        outcome = record_outcome(figures, rows, batches)
+        outcome.stated = lambda: Stated.of_probabilities(true, [row["label"] for row in rows])
+        return outcome
 
     def predict(self, model: Any, batches: StatementBatches, scoring: Scoring) -> Submission:
         """NLVR2's file: a judgement of every statement."""

@@ -59,6 +59,23 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
+def match_log_odds(model: Any, ids: Tensor, mask: Tensor, grid: Grid) -> Tensor:
+    """Log-odds [T] that texts [T, L] and grids of T images belong together, of a model that scores matches."""
+    hidden = model.pixelbert(ids, attention_mask=mask, grid=grid).last_hidden_state
+    scores: Tensor = model.match_scores(hidden[:, 0])
+    return scores
+
+
+def pair_scores(model: Any, batch: Batch, grid: Grid, chunks: int) -> Tensor:
+    """`match_log_odds` of the texts of a batch with their images."""
+    ids, mask, images = batch["input_ids"], batch["attention_mask"], batch["image_of_text"]
+
+    def log_odds(rows: Tensor, length: int) -> Tensor:
+        return match_log_odds(model, ids[rows, :length], mask[rows, :length], grid.select(images[rows]))
+
+    return by_length(mask, chunks, log_odds)
+
+
 def by_length(mask: Tensor, chunks: int, scores: Callable[[Tensor, int], Tensor]) -> Tensor:
     """`scores(rows, longest)` of all texts, computed in groups of like length and put back in order: [T, ...]."""
     parts, order = [], []

@@ -23,7 +23,7 @@ from pixelbert.model.pixels import Grid, sample_pixels
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
 from pixelbert.tasks.matching import draw_foreign, is_negative, text_key, true_of
-from pixelbert.tasks.objective import Objective, by_length, length_chunks
+from pixelbert.tasks.objective import Objective, by_length, length_chunks, pair_scores
 
 # -- losses ------------------------------------------------------------------------------------------------------------
 
@@ -175,6 +175,23 @@ class PretrainingObjective(Objective):
     """Masked words, matches and, beyond the paper, pooled vectors."""
 
     model: PixelBertForPreTraining
+
+    def scores(self, batch: Batch, grid: Grid) -> Tensor:
+        """Log-odds of a match [T]."""
+        return pair_scores(self.model, batch, grid, self.chunks)
+
+    @torch.no_grad()
+    def words(self, batch: Batch) -> Tensor:
+        """Scores float32 [masked, vocabulary] of the places of a batch whose label is not -100, in row-major order.
+
+        A batch without `image_of_text` is of texts alone.
+        """
+        with self._cast():
+            grid = self._grid(batch).select(batch["image_of_text"]) if "image_of_text" in batch else None
+            output = self.model(
+                batch["input_ids"], labels=batch["labels"], attention_mask=batch["attention_mask"], grid=grid
+            )
+        return output.mlm_logits.float()
 
     def losses(self, batch: Batch, grid: Grid, settings: LossSettings) -> dict[str, Tensor]:
         """mlm, itm and contrastive, those with a weight."""

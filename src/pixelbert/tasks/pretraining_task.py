@@ -72,7 +72,7 @@ class Pretraining(Task):
             (folder / "masked_words.jsonl").write_text(word_lines(held_out, words), encoding="utf-8")
             write_examples(folder, held_out, words)
 
-        return Outcome(figures, words, write, len(held_out.images), len(held_out.records))
+        return Outcome(figures, words, write, len(held_out.images), len(held_out.records), held_out.stated)
 
     def beside_blind(self, outcome: Outcome, blind: Outcome) -> dict[str, float]:
         """The blind model's masked words, at the same places. Raises DataError where those differ."""

@@ -26,6 +26,7 @@ from pixelbert.model.heads import PixelBertForQuestionAnswering
 from pixelbert.model.pixels import Grid
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Phase, Recipe
+from pixelbert.tasks.calibration import Stated
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.objective import Objective, by_length
 from pixelbert.tasks.predicting import predict_records, record_outcome, scored_records
@@ -234,7 +235,10 @@ class QuestionAnswering(Task):
              "answer_type": split.target(record).get("answer_type", ""), "split_record": record}
             for record, (answer, probability), value in zip(records, answered, worth, strict=True)
         ]  # fmt: skip
-        return record_outcome(figures, rows, batches)
+        outcome = record_outcome(figures, rows, batches)
+        stated = [probability for _, probability in answered]
+        outcome.stated = lambda: Stated.of_probabilities(stated, np.array(worth) / 100, answers=True)
+        return outcome
 
     def predict(self, model: Any, batches: QuestionBatches, scoring: Scoring) -> Submission:
         """VQA's file: an answer for every question."""

@@ -15,7 +15,7 @@ from pixelbert.model.heads import PixelBertForImageAndTextRetrieval
 from pixelbert.model.pixels import Grid
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.matching import draw_foreign, text_key, true_of
-from pixelbert.tasks.objective import Objective, by_length
+from pixelbert.tasks.objective import Objective, by_length, pair_scores
 from pixelbert.tasks.pretraining import contrastive_loss
 
 
@@ -74,6 +74,10 @@ class RetrievalObjective(Objective):
     """All candidates are scored without gradient, then the true caption and the hardest negatives with it."""
 
     model: PixelBertForImageAndTextRetrieval
+
+    def scores(self, batch: Batch, grid: Grid) -> Tensor:
+        """Log-odds of a match [T]."""
+        return pair_scores(self.model, batch, grid, self.chunks)
 
     def losses(self, batch: Batch, grid: Grid, settings: RetrievalLosses) -> dict[str, Tensor]:
         """retrieval, and beyond the paper contrastive: summed over the pairs."""

@@ -93,7 +93,7 @@ class Retrieval(Task):
             chosen = choose_rows(rows, lambda row: row["rank"] > 10, lambda row: row["margin"])
             write_examples(folder, batches, chosen, lambda row: row["best_rows"])
 
-        return Outcome(figures, rows, write, len(held_out.images), len(held_out.records))
+        return Outcome(figures, rows, write, len(held_out.images), len(held_out.records), held_out.stated)
 
     def predict(self, model: Any, batches: RetrievalBatches, scoring: Scoring) -> Submission:
         """The best images of every text, and the best texts of every image; of all captions, however many."""

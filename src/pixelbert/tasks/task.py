@@ -17,6 +17,7 @@ from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.modeling import PixelBertPreTrainedModel
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Phase, Recipe
+from pixelbert.tasks.calibration import Stated
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.objective import Objective
 from pixelbert.tasks.submission import Submission
@@ -58,6 +59,7 @@ class Outcome:
     """What scoring gives: figures in percent, a row for each record or masked word, and how to write them down.
 
     write: puts the per-record file and the examples to look at into a folder. images, texts: how many were scored.
+    stated: what the model stated of each record and what was found, for calibration; None where it states nothing.
     """
 
     figures: dict[str, float]
@@ -65,6 +67,7 @@ class Outcome:
     write: Callable[[Path], None]
     images: int = 0
     texts: int = 0
+    stated: Callable[[], Stated] | None = None
 
 
 class Task(ABC):

@@ -19,12 +19,12 @@ from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.model.modeling import PixelBertPreTrainedModel
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Recipe
+from pixelbert.tasks import calibration
+from pixelbert.tasks.run import RUN_FORMAT
 from pixelbert.tasks.task import Outcome
 from pixelbert.training.checkpoint import checkpoints
 from pixelbert.training.files import clean_leftovers, take_from_folder, write_file, write_folder
 from pixelbert.training.setup import Parts
-
-RUN_FORMAT = 1
 
 # Settings that may differ when a run goes on: they change no number.
 _FREE = (
@@ -134,6 +134,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def save_best(run: Path, model: PixelBertPreTrainedModel) -> None:
     """Put the model's weights at the top of the run folder, in one step; its config.json lies there from the start."""
+    (run / calibration.FILE).unlink(missing_ok=True)  # it was measured on the weights that go now
     take_from_folder(run / "model.safetensors", lambda folder: _save_model(model, folder))
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from pixelbert.errors import UsageError
 from pixelbert.recipes.schema import Train
-from pixelbert.training import precision
-from pixelbert.training.precision import Capability, choose, detect
+from pixelbert.model import precision
+from pixelbert.model.precision import Capability, choose, detect
 
 AVX2 = Capability("cpu", "x", vectors="AVX2")
 AVX512 = Capability("cpu", "x", vectors="AVX512")

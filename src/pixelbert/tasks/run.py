@@ -1,0 +1,101 @@
+"""A run folder, opened to be used: for `evaluate` and `predict`, and for the Predictor, which knows no training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from pixelbert.errors import CheckpointError, UsageError, nearest
+from pixelbert.model import precision
+from pixelbert.model.processor import PixelBertProcessor
+from pixelbert.model.weights import load_pretrained
+from pixelbert.recipes.schema import Recipe
+from pixelbert.tasks.table import TASKS
+
+RUN_FORMAT = 1
+
+
+def load_run(run: Path, model: str = "best") -> tuple[Recipe, Any, PixelBertProcessor]:
+    """A run's recipe, trained model (in evaluation mode) and processor.
+
+    model: `best` or `last`. Raises CheckpointError for a folder that is no run, is damaged, has no trained model yet or
+    is of a newer format; UsageError for another `model`.
+    """
+    if model not in ("best", "last"):
+        raise UsageError(f"model is '{model}'; {nearest(model, ('best', 'last'))}")
+    recipe = read_recipe(run)
+    source = run / "last" if model == "last" else run
+    if not (source / "model.safetensors").is_file():
+        raise CheckpointError(f"{run}: has no trained model yet; go on with pixelbert train --resume")
+    loaded = load_pretrained(TASKS[recipe.task].model_class, source)
+    loaded.eval()
+    return recipe, loaded, _read_processor(run)
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The recipe of a run folder. Raises CheckpointError as `load_run` does."""
+    if not run.exists():
+        raise CheckpointError(f"{run}: no such run folder")
+    if not (run / "recipe.yaml").is_file():
+        raise CheckpointError(f"{run}: not a run folder (no recipe.yaml)")
+    _check_format(run)
+    try:
+        return Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{run}: a damaged recipe.yaml ({str(error).splitlines()[0]})") from error
+
+
+def _check_format(run: Path) -> None:
+    """Before anything else of a run is read: a newer one may mean something else by the same words."""
+    path = run / "run.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("format", 0)
+        newer = found > RUN_FORMAT
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{run}: half a run folder (no run.json)") from error
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from error
+    if newer:
+        raise CheckpointError(f"{run}: a run of a newer format ({found}); update pixelbert")
+
+
+def _read_processor(run: Path) -> PixelBertProcessor:
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        if not (run / name).is_file():  # transformers would look for it on the network
+            raise CheckpointError(f"{run}: half a run folder (no {name})")
+    try:
+        return PixelBertProcessor.from_pretrained(run)
+    except Exception as error:  # the libraries behind it raise plain Exception for a damaged file, too
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"{run}: its processor cannot be read ({reason[0][:200] if reason else type(error).__name__})"
+        ) from error
+
+
+def put_on_device(model: Any, wanted: str, device: torch.device) -> torch.dtype | None:
+    """Move a model to its device, the CNN in the precision that `wanted` (a recipe's) means there.
+
+    Returns the autocast type of everything behind the CNN; None is float32.
+    """
+    chosen = precision.choose(wanted, device)
+    model.to(device)
+    model.pixelbert.visual.body.to(memory_format=torch.channels_last)
+    model.pixelbert.visual.compute_dtype = torch.bfloat16 if chosen.backbone == "bfloat16" else None
+    return torch.bfloat16 if chosen.encoder == "bfloat16" else None
+
+
+def find_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of that name; None: CUDA where there is one, else the processor. Raises UsageError for another."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]})") from error
+    return device
