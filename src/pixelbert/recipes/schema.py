@@ -91,6 +91,7 @@ class Loss(Section):
 
 class Head(Section):
     dropout: float = Field(default=0.5, ge=0, lt=1)  # of the heads of the downstream tasks
+    sample_pixels: bool = False  # visual.num_sampled_pixels while fine-tuning too (beyond the paper)
     image_type: bool = False  # a vector of its own for the left and the right picture (beyond the paper)
 
 
@@ -109,6 +110,7 @@ class Data(Section):
     texts_per_image: int = Field(default=4, ge=1)
     train_splits: list[str] = Field(default=["train"], min_length=1)
     val_split: str = "val"
+    held_out_images: int = Field(default=0, ge=0)  # of val_split where it is trained on too: its first so many are not
     workers: int = Field(default=2, ge=0)
 
 
@@ -177,8 +179,8 @@ class Phase(Section):
 class Train(Section):
     precision: Literal["auto", "float32", "bfloat16", "bfloat16-cnn"] = "auto"
     gradient_checkpointing: bool = False
-    keep_frozen_features: bool = False  # compute the CNN's frozen part once (one image size, no augmentation)
-    features_folder: str | None = None  # where they are kept; None = in the run folder
+    keep_frozen_features: bool = False  # compute the CNN's frozen part once; images of any size where all is frozen
+    features_folder: str | None = None  # where they are kept for all runs; None = `features` beside the run folder
     length_chunks: int = Field(default=1, ge=1)  # texts of a batch in groups of like length: less padding (CPU)
     save_minutes: float = Field(default=10.0, ge=0)
     save_steps: int | None = Field(default=None, gt=0)
@@ -265,8 +267,11 @@ class Recipe(Section):
             raise ValueError("validation.shortlist needs contrastive_size, the width of the pooled vectors")
         if self.mlm.on_negatives and any(hard):
             raise ValueError("mlm.on_negatives and hard negatives do not go together: those are chosen after masking")
-        if self.data.val_split in self.data.train_splits:
-            raise ValueError(f"data.val_split '{self.data.val_split}' is trained on: it must be held out")
+        if self.data.val_split in self.data.train_splits and not self.data.held_out_images:
+            raise ValueError(
+                f"data.val_split '{self.data.val_split}' is trained on: it must be held out, or some images of it"
+                " (data.held_out_images)"
+            )
         if self.validation.images == 1:
             raise ValueError("validation.images is 1, but nothing can be told apart with fewer than 2")
         return self

@@ -56,6 +56,8 @@ class StatementBatches(Inputs):
         batch |= self.text_batch([self.records.text(record) for record in records])
         batch["labels"] = torch.tensor([label_of(self.records.target(record)) for record in records])
         batch["records"], batch["step"] = records, plan.step
+        if self.sampled:
+            batch["sampling_seed"] = self.sampling_seeds(plan, self.num_images)
         return batch
 
 
@@ -67,7 +69,7 @@ class StatementLosses:
 
 
 class StatementObjective(Objective):
-    """Cross-entropy of true and false, all pixels."""
+    """Cross-entropy of true and false, all pixels unless the recipe samples them too."""
 
     model: PixelBertForImagesAndTextClassification
 
@@ -80,9 +82,11 @@ class StatementObjective(Objective):
         ids, mask, images = batch["input_ids"], batch["attention_mask"], batch["image_of_text"]
 
         def logits(rows: Tensor, length: int) -> Tensor:
+            seeds = batch["sampling_seed"][rows].flatten() if "sampling_seed" in batch else None
             output = self.model(
-                ids[rows, :length], attention_mask=mask[rows, :length], grid=grid, image_of_text=images[rows]
-            )
+                ids[rows, :length], attention_mask=mask[rows, :length], grid=grid, image_of_text=images[rows],
+                sampling_seed=seeds,
+            )  # fmt: skip
             return output.logits
 
         return by_length(mask, self.chunks, logits)

@@ -11,7 +11,7 @@ import torch
 
 from pixelbert.data.augment import augment
 from pixelbert.data.batches import Batch, Plan, Records, pad_ids
-from pixelbert.data.draws import generator
+from pixelbert.data.draws import generator, seed_of
 from pixelbert.data.images import ImageLimits, ResizeRule, collate_images, load_ref
 from pixelbert.model.image_processing import DEFAULT_LIMITS
 
@@ -31,6 +31,7 @@ class Inputs:
     crop_scale: float = 0.6
     constant: tuple[int, int, int] | None = None  # blind: this colour instead of every image
     without_images: bool = False  # their features are kept already
+    sampled: bool = False  # random pixels while fine-tuning too (beyond the paper)
 
     def __call__(self, plan: Plan) -> Batch:
         """The batch of a plan, with all that its task's losses and scores need."""
@@ -59,6 +60,11 @@ class Inputs:
             batch |= self.image_batch(rows.tolist(), epoch.tolist())
         batch["image_of_text"] = torch.from_numpy(places.reshape(images.shape).astype(np.int64))
         return batch
+
+    def sampling_seeds(self, plan: Plan, images: int = 1) -> torch.Tensor:
+        """int64 [T, images]: what draws the pixels of each text's copy of each of its images."""
+        pairs = zip(plan.epochs.tolist(), plan.records.tolist(), strict=True)
+        return torch.tensor([[seed_of(self.seed, "pixels", *pair, i) for i in range(images)] for pair in pairs])
 
     def image_batch(self, images: Sequence[int], epochs: Sequence[int]) -> Batch:
         """pixel_values uint8 [I, 3, H, W] and image_sizes [I, 2] of these images."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pixelbert.data.batches import Batch, Plan, Records
+from pixelbert.data.parts import whole
 from pixelbert.errors import DataError
 from pixelbert.metrics import normalize_answer, vqa_accuracy, vqa_answer_vocabulary
 from pixelbert.model.config import PixelBertConfig
@@ -114,6 +115,8 @@ class QuestionBatches(Inputs):
         batch |= self.text_batch([self.records.text(record) for record in records])
         targets = [soft_targets(self.records.target(record), self.place, self.normalize) for record in records]
         batch["targets"] = torch.from_numpy(np.stack(targets))
+        if self.sampled:
+            batch["sampling_seed"] = self.sampling_seeds(plan)[:, 0]
         batch["records"], batch["step"] = records, plan.step
         return batch
 
@@ -126,7 +129,7 @@ class QuestionLosses:
 
 
 class QuestionObjective(Objective):
-    """Binary cross-entropy over the answer list, all pixels (sampling is for pretraining alone)."""
+    """Binary cross-entropy over the answer list, all pixels unless the recipe samples them while fine-tuning too."""
 
     model: PixelBertForQuestionAnswering
 
@@ -140,7 +143,10 @@ class QuestionObjective(Objective):
 
         def logits(rows: Tensor, length: int) -> Tensor:
             copies = grid.select(images[rows])
-            return self.model(ids[rows, :length], attention_mask=mask[rows, :length], grid=copies).logits
+            seeds = batch["sampling_seed"][rows] if "sampling_seed" in batch else None
+            return self.model(
+                ids[rows, :length], attention_mask=mask[rows, :length], grid=copies, sampling_seed=seeds
+            ).logits
 
         return by_length(mask, self.chunks, logits)
 
@@ -193,8 +199,9 @@ class QuestionAnswering(Task):
     least_images = 1
 
     def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
-        """The answer list of the training records: it travels in the model's config."""
-        targets = (train.target(record) for record in range(train.num_records))
+        """The answer list of the training records, also those held out of them: it travels in the model's config."""
+        records = whole(train)
+        targets = (records.target(record) for record in range(records.num_records))
         answers = answer_list(targets, recipe.answers.min_count)
         return {"id2label": dict(enumerate(answers)), "head_dropout": recipe.head.dropout}
 

@@ -15,6 +15,7 @@ from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError, UsageError
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.modeling import PixelBertPreTrainedModel
+from pixelbert.model.pixels import Grid
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Phase, Recipe
 from pixelbert.tasks.calibration import Stated
@@ -38,13 +39,16 @@ class Scoring:
     """How held-out records are scored; each task takes what concerns it.
 
     images: so many of the split's first images, 0 = all. exact_images, shortlist: see `evaluate`; 0 leaves them out.
+    folds: retrieval: so many images at a time are ranked alone, and the figures are their mean; 0 = all together.
     partial: where finished parts of a long scoring are kept, to go on with after a stop.
+    encode: the pixels of a batch's images, instead of the model's `encode_images`: from features kept before.
     """
 
     images: int = 0
     captions_per_image: int = 5
     exact_images: int = 0
     shortlist: int = 0
+    folds: int = 0
     seed: int = 1234
     batch_size: int = 256
     workers: int = 0
@@ -52,6 +56,7 @@ class Scoring:
     progress: Progress = silent
     partial: Path | None = None
     announce: Callable[[str], None] = field(default=lambda text: None)
+    encode: Callable[[Batch], Grid] | None = None
 
 
 @dataclass
@@ -160,5 +165,6 @@ def common_inputs(
         "seed": recipe.seed, "limits": images.limits, "max_length": processor.max_length,
         "augmentation": recipe.image.augment if train else "none", "crop_scale": recipe.image.crop_scale,
         "constant": (grey[0], grey[1], grey[2]) if recipe.blind else None,
+        "sampled": train and recipe.head.sample_pixels,
         "without_images": train and recipe.train.keep_frozen_features,
     }  # fmt: skip
