@@ -1,0 +1,297 @@
+"""`pixelbert ablate`: the paper's Table 6 by one command: rows of pretraining, each through the downstream tasks.
+
+    OUT/ablation.json                         what was asked for, every finished figure, the comparisons
+    OUT/table.md                              the paper's table beside ours
+    OUT/row-5/seed-0/pretraining  vqa  ...    the runs; their checkpoints go when a row's figures are kept
+
+Stopped half-way, the same command goes on: a finished run is not run again, an unfinished one is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pixelbert.errors import UsageError, nearest
+from pixelbert.recipes.schema import Recipe, load_recipe
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of Table 6: what is pretrained with what. `paper`: VQA test-dev, TR and IR R@1 (val), NLVR2 dev."""
+
+    number: int
+    label: str
+    mlm: bool = True
+    itm: bool = True
+    sampled: bool = True
+    larger: bool = False
+    paper: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether there is any pretraining."""
+        return self.mlm or self.itm
+
+    def changes(self) -> list[str]:
+        """The row as changes to a pretraining recipe: the paper's losses alone, no phases, its sampling."""
+        losses = f"loss={{mlm: {int(self.mlm)}, itm: {int(self.itm)}, contrastive: 0}}"
+        changes = [losses, "contrastive_size=0", "phases=[]", "itm.hard_share=0"]
+        measure = "validation.select_on=" + ("itm_accuracy" if self.itm else "mlm_accuracy")
+        return [*changes, measure, *([] if self.sampled else ["visual.num_sampled_pixels=0"])]
+
+
+ROWS = (
+    Row(1, "no pretraining", mlm=False, itm=False, paper=(63.50, 52.4, 39.6, 52.0)),
+    Row(2, "ITM", mlm=False, paper=(65.24, 69.0, 55.5, 51.9)),
+    Row(3, "MLM", itm=False, paper=(71.13, 67.1, 52.7, 70.9)),
+    Row(4, "MLM + ITM, all pixels", sampled=False, paper=(70.84, 72.0, 57.7, 71.3)),
+    Row(5, "MLM + ITM, random pixels", paper=(71.35, 75.7, 59.8, 71.7)),
+    Row(6, "MLM + ITM, random pixels, larger CNN", larger=True, paper=(74.45, 87.0, 71.5, 76.5)),
+)
+COLUMNS = ("VQA", "TR R@1", "IR R@1", "NLVR2")
+_FIGURES = {"vqa": ("vqa_score",), "retrieval": ("i2t_r1", "t2i_r1"), "nlvr2": ("accuracy",)}
+_TASKS = ("vqa", "retrieval", "nlvr2")
+
+#: What the paper finds, as (name, better row, worse rows).
+CLAIMS = (
+    ("pretraining helps (5 over 1)", 5, (1,)),
+    ("both losses are best (5 over 2 and 3)", 5, (2, 3)),
+    ("random pixels are no worse than all (5 over 4)", 5, (4,)),
+    ("a larger CNN is better (6 over 5)", 6, (5,)),
+)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is run.
+
+    data: prepared data for `pairs` (pretraining and retrieval), `vqa` and `nlvr2`.
+    size: `small` or `tiny`: the recipes pretrain-SIZE, vqa-SIZE, retrieval-SIZE, nlvr2-SIZE.
+    pairs, examples, retrieval_examples: seen in pretraining, and in each downstream task.
+    retrieval_images: held-out images that are ranked exactly.
+    larger: changes to every recipe for the row with the larger CNN. overrides: changes to every recipe of every row.
+    pretraining: changes to the pretraining recipes alone, after the row's own.
+    """
+
+    data: Mapping[str, str]
+    size: str = "small"
+    rows: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    seeds: tuple[int, ...] = (0,)
+    pairs: int = 20_000
+    examples: int = 8_000
+    retrieval_examples: int = 2_000
+    retrieval_images: int = 200
+    larger: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    pretraining: tuple[str, ...] = ()
+
+
+@dataclass
+class AblationResult:
+    """figures[row][seed][name] in percent; claims: what holds, fails or is a tie; table: Markdown."""
+
+    figures: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
+    claims: list[dict[str, Any]] = field(default_factory=list)
+    table: str = ""
+
+
+def ablate(out: Path | str, asked: Ablation, say: Callable[[str], None] = print) -> AblationResult:
+    """Run the rows, keep each finished figure, write and return the table.
+
+    Raises UsageError for a row that is not there, data that is missing, or a folder that holds another ablation; and
+    what `train` raises.
+    """
+    out = Path(out)
+    rows = [_row(number) for number in asked.rows]
+    for name in ("pairs", "vqa", "nlvr2"):
+        if name not in asked.data:
+            raise UsageError(f"ablate: no data for {name}; give --{name} DATA")
+    _claim(out, asked)
+    result = AblationResult()
+    for seed in asked.seeds:
+        for row in rows:
+            say(f"row {row.number} ({row.label}), seed {seed}")
+            result.figures.setdefault(row.number, {})[seed] = _row_figures(out, row, seed, asked)
+            _finish(out, asked, result)
+    return result
+
+
+def _row(number: int) -> Row:
+    found = next((row for row in ROWS if row.number == number), None)
+    if found is None:
+        raise UsageError(f"ablate: no row {number}; {nearest(str(number), [str(row.number) for row in ROWS])}")
+    return found
+
+
+def _claim(out: Path, asked: Ablation) -> None:
+    """The folder is empty or holds this very ablation; rows and seeds may be added."""
+    path = out / "ablation.json"
+    free = {"rows", "seeds"}
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))["asked"]
+        now = json.loads(json.dumps(asdict(asked)))
+        changed = [name for name in now if name not in free and before.get(name) != now[name]]
+        if changed:
+            raise UsageError(f"{out}: holds an ablation with another {', '.join(changed)}; choose another folder")
+    elif out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out}: exists and holds no ablation; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def _row_figures(out: Path, row: Row, seed: int, asked: Ablation) -> dict[str, float]:
+    folder = out / f"row-{row.number}" / f"seed-{seed}"
+    figures: dict[str, float] = {}
+    own = [f"seed={seed}", *asked.overrides, *(asked.larger if row.larger else ())]
+    done = folder / "figures.json"
+    if done.is_file():
+        found: dict[str, float] = json.loads(done.read_text(encoding="utf-8"))
+        return found
+    start: Path | None = None
+    if row.pretrained:
+        start = folder / "pretraining"
+        changes = [*own, *row.changes(), f"schedule.pairs={asked.pairs}", "validation.times=1"]
+        _run(load_recipe(f"pretrain-{asked.size}", [*changes, *asked.pretraining]), asked.data["pairs"], start, None)
+    for task in _TASKS:
+        data = asked.data["pairs" if task == "retrieval" else task]
+        changes = [*own, f"schedule.pairs={asked.examples}", "validation.times=1"]
+        if task == "retrieval":
+            changes = [
+                *own, f"schedule.pairs={asked.retrieval_examples}", "validation.times=1", "contrastive_size=0",
+                "loss.contrastive=0", "validation.shortlist=0", "validation.captions_per_image=1",
+                f"validation.exact_images={asked.retrieval_images}",
+            ]  # fmt: skip
+        figures |= _run(load_recipe(f"{task}-{asked.size}", changes), data, folder / task, start, _FIGURES[task])
+    _write(done, figures)
+    for checkpoints in folder.glob("*/checkpoints"):
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return figures
+
+
+def _run(recipe: Recipe, data: str, run: Path, start: Path | None, names: Sequence[str] = ()) -> dict[str, float]:
+    """Train, or go on, or take what a finished run has; the figures of these names."""
+    from pixelbert.training.checkpoint import checkpoints
+    from pixelbert.training.loop import train
+
+    finished = run / "finished.json"
+    if finished.is_file():
+        found: dict[str, float] = json.loads(finished.read_text(encoding="utf-8"))
+        return found
+    resume = bool(checkpoints(run))
+    if not resume:
+        shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
+    metrics = train(recipe, data, run, from_run=None if resume else start, resume=resume).metrics
+    figures = {name: metrics[name] for name in names}
+    _write(finished, figures)
+    return figures
+
+
+# -- what came of it ---------------------------------------------------------------------------------------------------
+
+
+def _finish(out: Path, asked: Ablation, result: AblationResult) -> None:
+    result.claims = claims(out, result.figures)
+    result.table = table(result)
+    content = {"asked": asdict(asked), "figures": result.figures, "claims": result.claims}
+    _write(out / "ablation.json", content)
+    from pixelbert.training.files import write_file
+
+    write_file(out / "table.md", result.table)
+
+
+def _write(path: Path, content: Any) -> None:
+    from pixelbert.training.files import write_file
+
+    write_file(path, json.dumps(content, indent=2) + "\n")
+
+
+def _names() -> list[str]:
+    return [name for task in _TASKS for name in _FIGURES[task]]
+
+
+def record_scores(run: Path, name: str) -> dict[str, float]:
+    """Each record's own score, percent, behind a figure of a run's last validation."""
+    file = "ranks.jsonl" if name in ("t2i_r1", "i2t_r1") else "records.jsonl"
+    rows = [json.loads(line) for line in (run / "validation" / file).read_text(encoding="utf-8").splitlines()]
+    if name == "t2i_r1":
+        return {row["record"]: 100.0 * (row["rank"] == 1) for row in rows}
+    if name == "vqa_score":
+        return {row["record"]: float(row["score"]) for row in rows}
+    return {row["record"]: 100.0 * bool(row["right"]) for row in rows} if name == "accuracy" else {}
+
+
+def difference(
+    first: Mapping[int, Mapping[str, float]], second: Mapping[int, Mapping[str, float]]
+) -> tuple[float, float]:
+    """Mean of first - second and its standard error, of scores by seed and record.
+
+    The error is the larger of two: over records (paired; the mean over seeds), and over seeds where there are several.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    gaps = []
+    for seed in seeds:
+        records = sorted(first[seed].keys() & second[seed].keys())
+        gaps.append(np.array([first[seed][r] - second[seed][r] for r in records]))
+    means = np.array([gap.mean() for gap in gaps])
+    joined = np.mean(gaps, axis=0)
+    error = float(joined.std(ddof=1) / np.sqrt(len(joined))) if len(joined) > 1 else float("inf")
+    if len(means) > 1:
+        error = max(error, float(means.std(ddof=1) / np.sqrt(len(means))))
+    return float(means.mean()), error
+
+
+def claims(out: Path, figures: Mapping[int, Mapping[int, Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """What the paper finds, judged on our rows: within two standard errors is a tie."""
+    judged = []
+    for claim, better, others in CLAIMS:
+        for worse in others:
+            if better not in figures or worse not in figures:
+                continue
+            for task in _TASKS:
+                for name in _FIGURES[task]:
+                    if name == "i2t_r1":  # ranks are kept by text
+                        continue
+                    scores = [_by_seed(out, row, task, name, figures[row]) for row in (better, worse)]
+                    gap, error = difference(*scores)
+                    verdict = "tie" if abs(gap) <= 2 * error else ("holds" if gap > 0 else "fails")
+                    judged.append({"claim": claim, "rows": [better, worse], "figure": name, "difference": round(gap, 2),
+                                   "standard_error": round(error, 2), "verdict": verdict})  # fmt: skip
+    return judged
+
+
+def _by_seed(out: Path, row: int, task: str, name: str, seeds: Mapping[int, Any]) -> dict[int, dict[str, float]]:
+    return {seed: record_scores(out / f"row-{row}" / f"seed-{seed}" / task, name) for seed in seeds}
+
+
+def table(result: AblationResult) -> str:
+    """Markdown: the paper's figures beside ours, mean and spread (standard deviation) over seeds."""
+    lines = [
+        "| # | pretraining | " + " | ".join(f"{c} paper / ours" for c in COLUMNS) + " |",
+        "|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for row in ROWS:
+        if row.number not in result.figures:
+            continue
+        cells = []
+        for name, paper in zip(_names(), row.paper, strict=True):
+            values = [figures[name] for figures in result.figures[row.number].values()]
+            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+            cells.append(f"{paper:.1f} / **{np.mean(values):.1f}**{spread}")
+        lines.append(f"| {row.number} | {row.label} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for claim in result.claims:
+        better, worse = claim["rows"]
+        lines.append(
+            f"- {claim['claim']}, {claim['figure']}: row {better} minus row {worse} is {claim['difference']:+.1f} "
+            f"(standard error {claim['standard_error']:.1f}): {claim['verdict']}"
+        )
+    return "\n".join(lines) + "\n"
