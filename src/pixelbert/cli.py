@@ -183,6 +183,9 @@ def evaluate(
     captions_per_image: Annotated[int, typer.Option(min=1, help="So many captions of each image.")] = 5,
     exact_images: Annotated[int, typer.Option(min=0, help="Score all pairs of so many images; 0 leaves it out.")] = 0,
     shortlist: Annotated[int, typer.Option(min=0, help="Re-rank so many images a caption; 0 leaves it out.")] = 0,
+    folds: Annotated[
+        int, typer.Option(min=0, help="Retrieval: rank each so many images alone, take the mean (COCO 1K: 1000).")
+    ] = 0,
     model: Annotated[str, typer.Option(help="best (by the recipe's measure on val) or last.")] = "best",
     as_json: Json = False,
 ) -> None:
@@ -206,6 +209,7 @@ def evaluate(
             captions_per_image=captions_per_image,
             exact_images=exact_images,
             shortlist=shortlist,
+            folds=folds,
             model=model,
         )
     if as_json:
@@ -254,6 +258,48 @@ def bench(
 
 
 @app.command(epilog=_EPILOG)
+def ablate(
+    pairs: Annotated[Path, typer.Option("--pairs", metavar="DATA", help="Image-text pairs: pretraining, retrieval.")],
+    vqa: Annotated[Path, typer.Option("--vqa", metavar="DATA", help="Questions with answers.")],
+    nlvr2: Annotated[Path, typer.Option("--nlvr2", metavar="DATA", help="Statements about two pictures.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for runs and table; the same command goes on there.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to every recipe.")] = None,
+    size: Annotated[str, typer.Option(help="The recipes pretrain-SIZE, vqa-SIZE, ...: small, tiny, r50.")] = "small",
+    row: Annotated[list[int] | None, typer.Option(help="A row of Table 6, 1 to 6; all of them. Repeatable.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="A seed; 0 alone. Repeatable.")] = None,
+    pretraining_pairs: Annotated[int, typer.Option(min=1, help="Pairs seen in pretraining.")] = 20_000,
+    examples: Annotated[int, typer.Option(min=1, help="Questions and statements seen in fine-tuning.")] = 8_000,
+    retrieval_examples: Annotated[int, typer.Option(min=1, help="Pairs seen in retrieval, each with 20 more.")] = 2_000,
+    retrieval_images: Annotated[int, typer.Option(min=2, help="Held-out images that are ranked.")] = 200,
+    larger: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="What makes row 6's CNN larger. Repeatable.")
+    ] = None,
+    pretraining: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Changes to pretraining alone. Repeatable.")
+    ] = None,
+) -> None:
+    """The paper's Table 6: rows of pretraining through the three tasks, resumable, beside the paper's numbers."""
+    from pixelbert.bench.ablate import Ablation
+    from pixelbert.bench.ablate import ablate as call
+
+    _without_bars()
+    asked = Ablation(
+        data={"pairs": str(pairs), "vqa": str(vqa), "nlvr2": str(nlvr2)},
+        size=size,
+        rows=tuple(row or (1, 2, 3, 4, 5, 6)),
+        seeds=tuple(seed or (0,)),
+        pairs=pretraining_pairs,
+        examples=examples,
+        retrieval_examples=retrieval_examples,
+        retrieval_images=retrieval_images,
+        larger=tuple(larger or ()),
+        overrides=tuple(overrides or ()),
+        pretraining=tuple(pretraining or ()),
+    )
+    print(call(out, asked).table)
+
+
+@app.command(epilog=_EPILOG)
 def quickstart(
     out: Annotated[Path, typer.Option("--out", help="The folder for scenes, data, runs and report.")] = Path(
         "runs/quickstart"
@@ -266,6 +312,29 @@ def quickstart(
 
     _without_bars()
     run_quickstart(out, seed=seed, keep=not tidy)
+
+
+@app.command(epilog=_EPILOG)
+def check_attention(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A pretraining run that `train` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="COCO's layout with instances, or drawn scenes.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write every figure as JSON.")] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Such as val2014 or val; all, of drawn scenes all but train.")
+    ] = None,
+    photos: Annotated[int, typer.Option(min=0, help="So many pictures, the first ones; 0 takes all.")] = 0,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Measure this method beside plain attention. Repeatable; all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How much of the attention falls on the object that a word names, against chance, for every method and layer."""
+    from pixelbert.inference.attention_check import check_run, table
+
+    _without_bars()
+    tell = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    result = check_run(run, folder, out=out, part=part, photos=photos, methods=method, tell=tell)
+    _print_json(result) if as_json else print(table(result))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
