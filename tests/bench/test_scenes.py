@@ -110,7 +110,7 @@ PARTS = {
     "count": COUNTS,
 }
 READINGS = [
-    ("a {size} {color} {shape} in the {row} row", lambda f, s, a, b: ROWS[a.row] == f["row"]),
+    ("a {size} {shape} in the {row} row", lambda f, s, a, b: ROWS[a.row] == f["row"]),
     (
         "there is a {size} {color} {shape} in the {column} column",
         lambda f, s, a, b: COLUMNS[a.column] == f["column"],
@@ -120,14 +120,14 @@ READINGS = [
         lambda f, s, a, b: (ROWS[a.row], COLUMNS[a.column]) == (f["row"], f["column"]),
     ),
     (
-        "a {color} {shape} {height} a {color2} {shape2}",
+        "a {size} {shape} {height} a {size2} {shape2}",
         lambda f, s, a, b: a.row != b.row and (a.y < b.y) == (f["height"] == "above"),
     ),
     (
         "the {color} {shape} is to the {side} of the {color2} {shape2}",
         lambda f, s, a, b: a.column != b.column and (a.x < b.x) == (f["side"] == "left"),
     ),
-    ("a {size} {color} {shape} and a {size2} {color2} {shape2}", lambda f, s, a, b: True),
+    ("there is a {size} {shape} and a {size2} {shape2}", lambda f, s, a, b: True),
     ("the {shape} is {color} and the {shape2} is {color2}", lambda f, s, a, b: True),
     ("the {color} {shape} is {size}", lambda f, s, a, b: True),
     (

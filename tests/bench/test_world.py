@@ -119,7 +119,7 @@ def test_pictures_are_small_rgb_with_a_pale_background_and_every_color_of_the_sc
         assert (picture.mode, picture.size) == ("RGB", (IMAGE_SIZE, IMAGE_SIZE))
         pixels = np.asarray(picture, np.float32)
         assert np.median(pixels.min(-1)) > 190
-        for thing in scene.things:  # the centre of every shape is of its colour, and nearest to it of all colours
-            middle = pixels[thing.y, thing.x]
-            nearest = min(PALETTE, key=lambda name, middle=middle: np.abs(middle - PALETTE[name]).sum())
+        for thing in scene.things:  # what lies inside every outline is nearest to its colour of all colours
+            inside = np.median(pixels[centres_inside(polygon(thing))], axis=0)
+            nearest = min(PALETTE, key=lambda name, inside=inside: np.abs(inside - PALETTE[name]).sum())
             assert nearest == thing.color

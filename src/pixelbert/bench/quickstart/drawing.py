@@ -98,11 +98,24 @@ def _regular(points: int, *, inner: float = 1.0) -> np.ndarray:
     return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-def _plus(width: float) -> np.ndarray:
-    """A cross with arms of that half width."""
-    quarter = np.array([(width, -1), (width, -width), (1, -width)])  # the corners from the upper arm to the right one
-    turn = np.array([(0, 1), (-1, 0)])  # row vector times this: a quarter turn to the right, as y points down
-    return np.concatenate([quarter @ np.linalg.matrix_power(turn, times) for times in range(4)])
+def _ring(hole: float) -> np.ndarray:
+    """A disc with a hole of that radius: round the outside, then back round the inside, so that one polygon does."""
+    outside = _regular(64)
+    return np.concatenate([outside, outside[:1], hole * outside[:1], hole * outside[::-1]])
+
+
+def _moon(radius: float, shift: float) -> np.ndarray:
+    """A crescent open to the right: the unit disc without a disc of that radius, `shift` to the right of it."""
+    x = (1 - radius**2 + shift**2) / (2 * shift)  # where the two circles meet
+    outside, inside = np.arccos(x), np.arccos((x - shift) / radius)
+    around = np.linspace(outside, 2 * np.pi - outside, 48)
+    back = np.linspace(2 * np.pi - inside, inside, 32)
+    return np.concatenate(
+        [
+            np.stack([np.cos(around), np.sin(around)], axis=1),
+            np.stack([shift + radius * np.cos(back), radius * np.sin(back)], axis=1),
+        ]
+    )
 
 
 def _heart() -> np.ndarray:
@@ -130,11 +143,15 @@ def _fitted(points: np.ndarray, reach: float) -> np.ndarray:
     return (points - (low + high) / 2) * (2 * reach / (high - low).max())
 
 
+def _box(width: float, height: float) -> np.ndarray:
+    return np.array([(-width, -height), (width, -height), (width, height), (-width, height)])
+
+
 _OUTLINES: dict[str, np.ndarray] = {
-    "circle": _fitted(_regular(64), 0.94),
-    "square": _fitted(_rounded(np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], np.float64), 0.22), 0.86),
-    "triangle": _fitted(_rounded(_regular(3), 0.2), 1.0),
-    "star": _fitted(_rounded(_regular(10, inner=0.46), 0.08), 1.0),
+    "square": _fitted(_rounded(_box(1, 1), 0.24), 0.9),
+    "star": _fitted(_rounded(_regular(10, inner=0.4), 0.07), 1.0),
     "heart": _fitted(_heart(), 0.97),
-    "cross": _fitted(_rounded(_plus(0.34), 0.12), 0.95),
+    "moon": _fitted(_moon(0.78, 0.5), 0.98),
+    "ring": _fitted(_ring(0.52), 0.97),
+    "bar": _fitted(_rounded(_box(1, 0.38), 0.22), 1.0),
 }

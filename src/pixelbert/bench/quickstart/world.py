@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 COLORS = ("red", "pink", "yellow", "green", "blue", "purple")  # none begins with a vowel: "an" would tell too much
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
+SHAPES = ("square", "star", "heart", "moon", "ring", "bar")  # as unlike to a small CNN as friendly shapes can be
 SIZES = ("small", "large")
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "center", "right")
