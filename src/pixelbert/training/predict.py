@@ -12,9 +12,9 @@ from typing import Any
 import pixelbert
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError, UsageError
+from pixelbert.model import precision
 from pixelbert.tasks.table import task_of_data
 from pixelbert.tasks.task import Scoring
-from pixelbert.training import precision
 from pixelbert.training.evaluate import run_on_split
 from pixelbert.training.files import write_whole
 from pixelbert.training.progress import PairProgress
