@@ -195,8 +195,12 @@ class ImagePairs(Task):
 
     def score_file(self, path: Path, records: Records, split: str) -> dict[str, float]:
         """NLVR2's file: the scores of `score`."""
-        _require_labels(records, range(records.num_records))
+        self.check_labels(records)
         return score_statements(records, read_judgements(path, records, split))
+
+    def check_labels(self, records: Records) -> None:
+        """Every statement needs a label."""
+        _require_labels(records, range(records.num_records))
 
     def _chances(self, model: Any, batches: StatementBatches, records: Sequence[int], scoring: Scoring) -> list[float]:
         """Probability that each of these statements is true."""

@@ -256,8 +256,12 @@ class QuestionAnswering(Task):
 
     def score_file(self, path: Path, records: Records, split: str) -> dict[str, float]:
         """VQA's file: the scores of `score`."""
-        _require_answers(records, range(records.num_records))
+        self.check_labels(records)
         return score_answers(records, read_answers(path, records, split))[0]
+
+    def check_labels(self, records: Records) -> None:
+        """Every question needs an answer to compare with."""
+        _require_answers(records, range(records.num_records))
 
     def _answers(
         self, model: Any, batches: QuestionBatches, records: Sequence[int], scoring: Scoring

@@ -137,6 +137,10 @@ class Task(ABC):
                 figures[f"{name}_gain_blind"] = outcome.figures[name] - blind.figures[name]
         return figures
 
+    def check_labels(self, records: Records) -> None:
+        """Raises DataError for a record that cannot be scored, for want of an answer or a label."""
+        del records
+
     # -- answers ----------------------------------------------------------------------------------------------------
 
     def predict(self, model: Any, batches: Any, scoring: Scoring) -> Submission:
