@@ -11,16 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelbert.training.report.figures import (
-    Blind,
-    blind_folder,
-    chance,
-    four_ways,
-    gain_interval,
-    match_tile,
-    recall_rows,
-    word_bars,
-)
+from pixelbert.training.report.blind import Blind, blind_folder
+from pixelbert.training.report.figures import chance, recall_rows
+from pixelbert.training.report.pretraining import four_ways, gain_interval, match_tile, word_bars
 from pixelbert.training.report.svg import Curve, Panel, draw, log_ticks, number, smooth, thin, ticks
 
 # -- figures ----------------------------------------------------------------------------------------------------------

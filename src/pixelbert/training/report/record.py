@@ -61,6 +61,11 @@ class Scored:
         rows = read_lines(self.folder / "masked_words.jsonl")
         return [r for r in rows if r.keys() >= {"record", "word", "predicted", "predicted_shuffled"}]
 
+    @cached_property
+    def records(self) -> list[Row]:
+        """The scored records of a downstream task, one by one."""
+        return read_records(self.folder)
+
 
 def _cores() -> int:
     """Processor cores that this process may use."""
@@ -112,6 +117,11 @@ class RunRecord:
     @property
     def name(self) -> str:
         return self.path.resolve().name
+
+    @property
+    def task(self) -> str:
+        """The recipe's task; runs that tell none are of pretraining."""
+        return str(self.recipe.get("task") or self.run.get("task") or "pretraining")
 
     # -- how far ---------------------------------------------------------------------------------------------------
 
@@ -177,6 +187,20 @@ class RunRecord:
         return Scored(best["figures"], int(best["pairs"]), split, validation, whole, "", images, captions, exact)
 
     @cached_property
+    def validation_records(self) -> list[Row]:
+        """The scored records of the last validation, one by one (downstream tasks)."""
+        return read_records(self.path / "validation")
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """The answers that the model chooses from, in its order; empty where config.json has none."""
+        try:
+            labels = json.loads((self.path / "config.json").read_text(encoding="utf-8")).get("id2label")
+        except (OSError, ValueError, AttributeError):
+            return []
+        return [str(answer) for answer in labels.values()] if isinstance(labels, dict) else []
+
+    @cached_property
     def evaluations(self) -> dict[str, dict[str, Any]]:
         """What `pixelbert evaluate` left, by split."""
         found = {}
@@ -202,6 +226,11 @@ def read_sheet(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return sheet if isinstance(sheet, dict) and isinstance(sheet.get("examples"), list) else {}
+
+
+def read_records(folder: Path) -> list[Row]:
+    """FOLDER/records.jsonl, or the ranks.jsonl of retrieval."""
+    return read_lines(folder / "records.jsonl") or read_lines(folder / "ranks.jsonl")
 
 
 def _time(folder: Path) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pixelbert.errors import PixelBertError
 from pixelbert.recipes.schema import load_recipe, recipe_names
-from pixelbert.training.report.figures import blind_folder, flat
+from pixelbert.training.report.blind import blind_folder, flat
 from pixelbert.training.report.record import RunRecord
 
 _LISTED = 60  # names of a weights report that the page lists
@@ -61,7 +61,8 @@ def weight_rows(reports: dict[str, Any]) -> list[dict[str, Any]]:
             rows.append({"part": part, "source": str(report), "lists": {}, "notes": []})
             continue
         names = {k: [str(n) for n in report.get(k) or []] for k in ("loaded", "missing", "unused", "misshaped")}
-        lists = {k: {"count": len(v), "names": v[:_LISTED] if k != "loaded" else []} for k, v in names.items()}
+        told = {k: len(v) if k in report else "" for k, v in names.items()}  # a run started from tells no `loaded`
+        lists = {k: {"count": told[k], "names": v[:_LISTED] if k != "loaded" else []} for k, v in names.items()}
         notes = report.get("notes") or []
         rows.append({"part": part, "source": report.get("source", ""), "lists": lists, "notes": notes})
     return rows
@@ -71,7 +72,7 @@ def commands(record: RunRecord) -> list[tuple[str, str]]:
     """(what for, command line). The saved recipe holds every change, so none needs to be repeated."""
     data = (record.run.get("data") or {}).get("location") or "DATA"
     run, recipe = str(record.path), str(record.path / "recipe.yaml")
-    source = (record.run.get("weights") or {}).get("from")
+    source = record.run.get("from") or (record.run.get("weights") or {}).get("from")
     start = ["--from", source] if isinstance(source, str) else []
     found = []
     if not record.finished:

@@ -49,6 +49,7 @@ class Panel:
     zero: bool = False  # the axis begins at zero
     span: float = 0.0  # the least that the axis covers, so that a flat curve looks flat
     width: int = 330  # SVG units
+    unit_seen: str = "pairs"  # of what the bottom axis counts
 
     @property
     def empty(self) -> bool:
@@ -67,6 +68,7 @@ class Panel:
             "x": [left, right],
             "plot": [_LEFT, self.width - _RIGHT, self.width],
             "unit": self.unit,
+            "seen": self.unit_seen,
             "curves": [[[_digits(x, 6), _digits(y, 4)] for x, y in points] for _, points in self.shown],
         }
 
@@ -235,9 +237,9 @@ def draw(panel: Panel, place: int = 0) -> str:
             parts.append(_line(thin(finite(curve.points), _POINTS), scale, f"raw c{curve.colour}"))
         parts.append(_line(points, scale, f"line c{curve.colour}{' dashed' if curve.dashed else ''}"))
         if curve.dots or len(points) == 1:
-            parts += [_dot(scale(point), curve, point, panel.unit) for point in points]
+            parts += [_dot(scale(point), curve, point, panel) for point in points]
     parts.append(f'</g><path class="cursor" d="M0 {_TOP}V{HEIGHT - _BOTTOM}" visibility="hidden"/>')
-    label = escape(f"{panel.title} over pairs seen", quote=True)
+    label = escape(f"{panel.title} over {panel.unit_seen} seen", quote=True)
     return f'<svg viewBox="0 0 {panel.width} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
@@ -261,8 +263,8 @@ def _line(points: Sequence[Point], scale: _Scale, classes: str) -> str:
     return f'<path class="{classes}" d="M{path}"/>'
 
 
-def _dot(place: Point, curve: Curve, point: Point, unit: str) -> str:
-    told = escape(f"{curve.name}: {point[1]:.4g}{unit} at {point[0]:,.0f} pairs")
+def _dot(place: Point, curve: Curve, point: Point, panel: Panel) -> str:
+    told = escape(f"{curve.name}: {point[1]:.4g}{panel.unit} at {point[0]:,.0f} {panel.unit_seen}")
     where = f'cx="{place[0]:.1f}" cy="{place[1]:.1f}" r="2.6"'
     return f'<circle class="dot c{curve.colour}" {where}><title>{told}</title></circle>'
 

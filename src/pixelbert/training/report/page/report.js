@@ -2,7 +2,7 @@
 "use strict";
 document.documentElement.classList.add("scripted");
 for (const figure of document.querySelectorAll("figure.panel")) {
-  const { x: [left, right], plot: [from, to, width], unit, curves } = JSON.parse(figure.querySelector("script").textContent);
+  const { x: [left, right], plot: [from, to, width], unit, seen, curves } = JSON.parse(figure.querySelector("script").textContent);
   const svg = figure.querySelector("svg"), cursor = svg.querySelector(".cursor"), at = figure.querySelector(".at");
   const values = [...figure.querySelectorAll(".legend b")];
   const rest = values.map((value) => value.textContent), note = at.textContent;
@@ -16,7 +16,7 @@ for (const figure of document.querySelectorAll("figure.panel")) {
     const pairs = nearest(known, wanted)[0];
     cursor.setAttribute("transform", `translate(${from + ((pairs - left) / (right - left)) * (to - from)} 0)`);
     cursor.setAttribute("visibility", "visible");
-    at.textContent = `${Math.round(pairs).toLocaleString("en")} pairs`;
+    at.textContent = `${Math.round(pairs).toLocaleString("en")} ${seen}`;
     curves.forEach((points, i) => { if (points.length) values[i].textContent = nearest(points, pairs)[1] + unit; });
   };
   const hide = () => {
