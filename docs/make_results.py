@@ -60,7 +60,7 @@ def record(args: argparse.Namespace) -> None:
         {
             "name": names.get(key, f"{args.prefix}.{key}"),
             "value": round(value, 2),
-            "unit": "percent" if "gain" not in key else "points",
+            "unit": result.get("unit", "percent" if "gain" not in key else "points"),
             "command": args.command,
             "minutes": args.minutes if args.minutes is not None else result["minutes"],
             "machine": args.machine or result["machine"],

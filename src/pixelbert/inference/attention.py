@@ -1,4 +1,4 @@
-"""Where the network looks for a word: maps over the photo's cells, by five methods (the paper's Figure 3 and others).
+"""Where the network looks for a word: maps over the photo's cells, by the paper's method (Figure 3) and others.
 
 `look` (one word) and `look_all` (every word) take a model with any of the heads, its processor, a photo and a sentence,
 and give plain `AttentionMap`s. Nothing of the model is switched meanwhile. The heads of the network are those of
@@ -31,6 +31,7 @@ METHODS: dict[str, str] = {
     "gradient-word": "the word hidden; attention in one layer, weighted by how much the word's own score grows with it",
     "occlusion-match": "how much the match score falls when a cell is taken away",
     "occlusion-word": "the word hidden; how much its log-probability falls when a cell is taken away",
+    "similarity": "each cell's part in the pooled score of photo and word, as far as it is above the cells' mean",
 }
 _OCCLUSIONS_AT_ONCE = 64
 
@@ -48,6 +49,8 @@ class Method:
     occlude: int = 1
 
     def __str__(self) -> str:
+        if self.name == "similarity":
+            return self.name
         if self.name.startswith("occlusion"):
             return f"{self.name} {self.occlude}x{self.occlude}"
         return f"{self.name} layer {self.layer}" + ("" if self.head is None else f" head {self.head}")
@@ -220,6 +223,8 @@ class Looking:
         if method.name == "occlusion-word":
             score = lambda hidden: word_score(self.model, hidden, self._ids, word)  # noqa: E731
             return self._falls(self._hidden(word), score, method.occlude)
+        if method.name == "similarity":
+            return self._similarity(word)
         if method.name == "rollout":
             return self._rows(self._followed[method.layer - 1], word)
         layers = {
@@ -262,6 +267,21 @@ class Looking:
             hidden, attentions = encode(self.core, ids, self.photo.grid)
             gradients = torch.autograd.grad(score(hidden).sum(), attentions)
         return [(a.detach() * g.clamp(min=0))[0] for a, g in zip(attentions, gradients, strict=True)]
+
+    @torch.no_grad()
+    def _similarity(self, word: Word) -> Tensor:
+        """The pooled score is linear in the mean pixel, so it is the mean of a part for each cell; [N], mean 0.
+
+        The text is the word alone: no other word of the sentence, whose objects lie elsewhere, comes into it.
+        """
+        head = getattr(self.model, "contrastive", None)
+        if head is None:
+            raise UsageError("the method 'similarity' needs a pretraining model with pooled vectors (contrastive_size)")
+        alone = torch.cat([self._ids[:, :1], self._ids[:, list(word.pieces)], self._ids[:, -1:]], dim=1)
+        text = head.text_vectors(self.core(alone).last_hidden_state, torch.ones_like(alone))[0]
+        grid = self.photo.grid
+        parts = head.image(grid.pixels[0]).float() @ text
+        return parts - parts[grid.mask[0]].mean()
 
     def _falls(self, ids: Tensor, score: Callable[[Tensor], Tensor], side: int) -> Tensor:
         """The fall of a score for each cell, [N]: the mean over the squares taken away that hold the cell."""

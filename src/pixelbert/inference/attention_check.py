@@ -12,6 +12,7 @@ halves; the best on one half is measured on the other, and both halves together 
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import time
@@ -21,9 +22,12 @@ from typing import Any
 
 import numpy as np
 
+import pixelbert
 from pixelbert.errors import DataError, UsageError
 from pixelbert.inference.attention import METHODS, Looking, Method, core_of, see
 from pixelbert.inference.named_objects import NamedObject, read_named_objects
+from pixelbert.model import precision
+from pixelbert.tasks.run import find_device, load_run, put_on_device
 
 _RESAMPLES = 2000
 FIRST = Method()  # the paper's
@@ -42,12 +46,42 @@ def methods_of(model: Any, names: Sequence[str] | None = None) -> list[Method]:
     listed += [Method("gradient-match", layer) for layer in layers[:-1]]
     listed += [Method("gradient-word", layer) for layer in layers]
     listed += [Method("occlusion-match"), Method("occlusion-word"), Method("occlusion-word", occlude=2)]
+    listed += [Method("similarity")] if getattr(model, "contrastive", None) is not None else []
     if names is None:
         return listed
     for name in names:
         if name not in METHODS:
             raise UsageError(f"no method '{name}'; valid names: {', '.join(METHODS)}")
     return [method for method in listed if method == FIRST or method.name in names]
+
+
+def check_run(
+    run: str | Path,
+    folder: str | Path,
+    *,
+    out: str | Path | None = None,
+    part: str | None = None,
+    photos: int = 0,
+    methods: Sequence[str] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """`check_attention` of a run folder's best model, with where and when; written to the JSON file `out`, if given.
+
+    Raises what `check_attention` raises; CheckpointError for a folder that is no run, UsageError for a run of another
+    task than pretraining.
+    """
+    recipe, model, processor = load_run(Path(run))
+    if not hasattr(model, "mlm_head"):
+        raise UsageError(f"{run}: a run of {recipe.task}; attention is checked on a pretraining run")
+    put_on_device(model, recipe.train.precision, find_device())
+    result = check_attention(model, processor, folder, part=part, photos=photos, methods=methods, tell=tell)
+    result |= {
+        "run": Path(run).name, "version": pixelbert.__version__, "date": dt.date.today().isoformat(),
+        "machine": precision.detect().name,
+    }  # fmt: skip
+    if out is not None:
+        write_check(out, result)
+    return result
 
 
 def check_attention(
@@ -200,6 +234,29 @@ def _mean(values: np.ndarray, photo_of: np.ndarray, seed: int) -> tuple[float, l
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return round(float(values.mean()), 3), [round(float(low), 3), round(float(high), 3)]
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as lines: the figure, then every method (single heads only where among the first ten), best first."""
+    figures = result["figures"]
+    low, high = figures["share_over_chance_low"], figures["share_over_chance_high"]
+    lines = [
+        f"{result['data']}: {result['words']} words of {result['photos']} pictures",
+        f"best method (chosen on other pictures): {figures['share_over_chance']:.2f} times chance, 95 % {low:.2f} to "
+        f"{high:.2f} ({', '.join(sorted(set(result['best'])))})",
+        f"{'':28} on object  of area  {'over chance (95 %)':22}  control  over control (95 %)",
+    ]
+    for place, row in enumerate(result["methods"]):
+        if row["head"] is None or place < 10:
+            over, control = (_with_interval(row, name) for name in ("over_chance", "over_control"))
+            share, area = f"{row['share_on_object']:.3f}", f"{row['share_of_area']:.3f}"
+            lines.append(f"{row['method']:28} {share:>9}  {area:>7}  {over:22}  {row['control']:7.2f}  {control}")
+    return "\n".join(lines)
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}_interval"]
+    return f"{row[name]:5.2f} ({low:.2f} to {high:.2f})"
 
 
 def write_check(path: str | Path, result: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from pixelbert.inference.cells import Cells
 
 STYLES = ("smooth", "cells")
 _INK, _PALE, _PAPER = (32, 30, 38), (120, 116, 126), (255, 255, 255)
-_VEIL, _GLOW = 0.45, 0.78  # how far the photo fades where nobody looks, and how far heat covers it where all look
+_VEIL, _GLOW = 0.3, 0.8  # how far the photo fades where nobody looks, and how far heat covers it where all look
 _GAP = 12
 
 
@@ -131,18 +131,22 @@ def sheet(
     style: str = "smooth",
     size: int = 260,
     columns: int | None = None,
+    one_scale: bool = False,
 ) -> Image.Image:
-    """Every word's overlay beside the others, on one scale so that they compare, after the photo itself.
+    """Every word's overlay beside the others, after the photo itself; beneath each its word and highest heat.
 
-    size: the longer edge of each, in pixels. Raises UsageError when there is no map.
+    size: the longer edge of each, in pixels. one_scale: the brightest colour is the highest heat of all words, so that
+    they compare (and one word of a single bright cell can darken all others), not each word's own.
+
+    Raises UsageError when there is no map.
     """
     if not maps:
         raise UsageError("a sheet needs at least one word's map")
     shape = _fitted(pixels.shape[:2], size)
     photo = Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.LANCZOS)
-    most = highest(maps)
+    most = highest(maps) if one_scale else None
     panels = [photo, *(overlay(found, pixels, style=style, most=most, size=size) for found in maps)]
-    return _page(maps, panels, sentence, columns or _columns(len(panels), shape))
+    return _page(maps, panels, sentence, columns or _columns(len(panels), shape), one_scale=one_scale)
 
 
 def write_png(path: str | Path, image: Image.Image) -> None:
@@ -170,6 +174,7 @@ def _page(
     sentence: str,
     columns: int,
     marked: AttentionMap | None = None,
+    one_scale: bool = True,
 ) -> Image.Image:
     """Panels in rows under the sentence, the legend at the bottom; several panels have their word beneath."""
     text, small = ImageFont.load_default(17), ImageFont.load_default(13)
@@ -184,33 +189,32 @@ def _page(
     span = (marked.word.start, marked.word.end) if marked else (0, 0)
     for number, (start, line) in enumerate(lines):
         _write(draw, (_GAP, _GAP + 24 * number), line, text, (span[0] - start, span[1] - start))
-    names = ["the photo", *(found.word.text for found in maps)]
+    names = ["the photo", *(f"{found.word.text}   {highest([found]):.1f}" for found in maps)]
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         x, y = _GAP + column * (wide + _GAP), top + row * (high + caption + _GAP)
         page.paste(panel, (x, y))
         if caption:
             draw.text((x, y + high + 3), names[number], fill=_INK if number else _PALE, font=small)
-    _legend(page, maps[0], highest(maps), small)
+    _legend(
+        page, str(maps[0].method), f"{highest(maps):.1f} x even" if one_scale else "each word's highest, x even", small
+    )
     return page
 
 
-def _legend(
-    page: Image.Image, found: AttentionMap, most: float, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
-) -> None:
+def _legend(page: Image.Image, method: str, most: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> None:
     """A thin bar of the colours at the bottom: from 0 to the highest heat, in multiples of an even spread."""
     draw, y = ImageDraw.Draw(page), page.height - 26
-    length = min(180, (page.width - 2 * _GAP) // 2)
+    length = min(180, (page.width - 2 * _GAP) // 3)
     bar = Image.fromarray(colours().astype(np.uint8)[None].repeat(8, 0)).resize((length, 8))
     left = _GAP + 14
     page.paste(bar, (left, y + 5))
     draw.text((_GAP, y), "0", fill=_PALE, font=font)
-    label = f"{most:.1f} x even"
-    draw.text((left + length + 6, y), label, fill=_PALE, font=font)
-    after = left + length + 6 + draw.textlength(label, font=font) + 16
-    method = str(found.method)
-    if after + draw.textlength(method, font=font) < page.width - _GAP:
-        draw.text((page.width - _GAP - draw.textlength(method, font=font), y), method, fill=_PALE, font=font)
+    draw.text((left + length + 6, y), most, fill=_PALE, font=font)
+    end = left + length + 6 + draw.textlength(most, font=font) + 16
+    start = page.width - _GAP - draw.textlength(method, font=font)
+    if end < start:
+        draw.text((start, y), method, fill=_PALE, font=font)
 
 
 def _write(

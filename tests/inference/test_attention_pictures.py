@@ -1,0 +1,111 @@
+"""The overlay lights up the right place of the photo, whatever its shape; sheets hold every word."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from attending import noise, pretraining_model, processor
+from PIL import Image
+
+from pixelbert.errors import UsageError
+from pixelbert.inference.attention import AttentionMap, Method, look_all, see
+from pixelbert.inference.attention_pictures import colours, heat_of, overlay, picture, png, sheet, spread, write_png
+from pixelbert.inference.cells import Cells
+from pixelbert.inference.sentence_words import Word
+
+WORD = Word("dog", 2, 5, (2,))
+
+
+def forced(cells: Cells, row: int, column: int) -> AttentionMap:
+    """Attention wholly on one cell."""
+    weights = np.zeros(cells.shape)
+    weights[row, column] = 1
+    return AttentionMap(WORD, Method(), weights, cells)
+
+
+CASES = {
+    "shorter edge, wide photo": ({"shorter": 96, "longer": 256}, (60, 150), (1, 4)),
+    "shorter edge, tall photo": ({"shorter": 64, "longer": 200}, (300, 110), (4, 1)),
+    "square": ({"shorter": None, "longer": None, "square": 128}, (90, 260), (2, 3)),
+    "last cell cut by the photo's edge": ({"shorter": 80, "longer": 150}, (160, 290), (2, 4)),
+}
+
+
+@pytest.mark.parametrize("style", ["smooth", "cells"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_bright_square_under_the_cell_that_is_looked_at(name, style):
+    """A photo with a white square exactly where the cell lies: the heat falls on it, and nowhere far from it."""
+    rule, size, (row, column) = CASES[name]
+    cells = see(pretraining_model(visual_pool=False), processor(**rule), noise(*size)).cells
+    left, top, right, bottom = cells.rectangles[row, column]
+    pixels = np.zeros((*size, 3), np.uint8)
+    pixels[round(top) : round(bottom), round(left) : round(right)] = 255
+    heat = spread(forced(cells, row, column), size, style)
+    inside = pixels[..., 0] > 0
+    assert heat.shape == size
+    assert heat[inside].mean() > 8 * heat[~inside].mean()
+    brightest = np.argwhere(heat > 0.9 * heat.max())
+    assert inside[tuple(brightest.T)].mean() > 0.95
+    if style == "cells":
+        assert (heat[inside] > 0).mean() > 0.95  # but for pixels that an edge of the cell runs through
+        assert (heat[~inside] > 0).mean() < 0.05
+
+
+def test_padding_is_cut_off():
+    """A grid padded on the right and below, as in a batch with a larger photo: nothing of it is drawn."""
+    padded = Cells((4, 6), 32, (64, 96), (128, 192))
+    alone = Cells((2, 3), 32, (64, 96), (128, 192))
+    for style in ("smooth", "cells"):
+        assert np.array_equal(
+            spread(forced(padded, 1, 2), (128, 192), style), spread(forced(alone, 1, 2), (128, 192), style)
+        )
+
+
+def test_overlay_takes_the_brightest_colour_where_all_look_and_fades_the_rest():
+    cells = Cells((2, 2), 32, (64, 64), (64, 64))
+    pixels = np.full((64, 64, 3), (10, 200, 10), np.uint8)
+    drawn = np.asarray(overlay(forced(cells, 0, 1), pixels, style="cells")).astype(int)
+    assert drawn.shape == pixels.shape
+    assert np.abs(drawn[10, 50] - colours()[255]).max() < 60  # the photo shows through
+    assert (drawn[50, 10] < 200).all()
+    assert (drawn[:32, 32:] == drawn[10, 50]).all()
+    assert (drawn[32:] == drawn[50, 10]).all()
+
+
+def test_heat_is_told_in_multiples_of_an_even_map():
+    cells = Cells((3, 2), 32, (64, 64), (64, 64))  # the third row is padding
+    assert heat_of(forced(cells, 0, 0))[0, 0] == 4
+    even = AttentionMap(WORD, Method(), cells.even, cells)
+    assert heat_of(even).tolist() == [[1, 1], [1, 1], [0, 0]]
+
+
+def test_colours_grow_lighter_in_even_steps():
+    """CIE L* (not the space they were made in) along the map, by its own formula."""
+    linear = (colours() / 255.0).astype(np.float64)
+    linear = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4)
+    steps = np.diff(116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16)
+    assert (steps > 0).all()
+    assert steps.std() < 0.35 * steps.mean()
+
+
+def test_pictures_and_sheets_as_png(tmp_path):
+    model, read = pretraining_model(), processor()
+    photo = see(model, read, noise(60, 150))
+    sentence = "a dog in the snow, the fire hydrant"
+    maps = look_all(model, read, photo, sentence)
+    page = sheet(maps, photo.pixels, sentence, size=120, columns=3)
+    assert page.width == 3 * 120 + 4 * 12
+    assert len(maps) == 8
+    one = picture(maps[1], photo.pixels, sentence, size=300)
+    write_png(tmp_path / "new" / "dog.png", one)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["dog.png"]
+    again = Image.open(io.BytesIO(png(one)))
+    assert (again.format, again.size) == ("PNG", one.size)
+    marked = np.asarray(one.convert("RGB")).reshape(-1, 3)
+    assert (marked == (255, 214, 130)).all(1).sum() > 100  # the word stands out in the sentence
+    with pytest.raises(UsageError, match="no style 'smoth'; did you mean 'smooth'"):
+        picture(maps[1], photo.pixels, sentence, style="smoth")
+    with pytest.raises(UsageError, match="at least one"):
+        sheet([], photo.pixels, sentence)
