@@ -40,6 +40,7 @@ CORE = {
     "pillow>=10.3": "PIL",
     "simplejpeg>=1.7": "simplejpeg",
     "fsspec>=2024.2": "fsspec",
+    "filelock>=3.13": "filelock",
     "pydantic>=2.7": "pydantic",
     "pyyaml>=6.0": "yaml",
     "jinja2>=3.1": "jinja2",

@@ -13,9 +13,8 @@ from memory_records import VOCABULARY, MemoryRecords, batches_of, random_texts, 
 from pixelbert.data.images import ResizeRule, load_ref
 from pixelbert.errors import DataError
 from pixelbert.model.modeling import PixelBertForPreTraining
-from pixelbert.model.pixels import Grid
 from pixelbert.tasks.masking import IGNORED
-from pixelbert.tasks.pretraining_scores import HeldOut, figure_names, stack_grids, validate, word_accuracy
+from pixelbert.tasks.pretraining_scores import HeldOut, figure_names, validate, word_accuracy
 
 MASK = VOCABULARY.index("[MASK]")
 SQUARE = ResizeRule(square=64)
@@ -292,23 +291,12 @@ def test_progress_is_told_to_the_end(tmp_path: Path) -> None:
 # -- grids -----------------------------------------------------------------------------------------------------------
 
 
-def test_grids_of_different_sizes_are_stacked_with_masks() -> None:
-    first = Grid(torch.arange(12.0).view(2, 6, 1), torch.ones(2, 6, dtype=torch.bool), (2, 3))
-    mask = torch.tensor([[True, True, True, False]])
-    second = Grid(torch.arange(20.0, 24.0).view(1, 4, 1), mask, (4, 1))
-    both = stack_grids([first, second])
-    assert both.shape == (4, 3) and both.pixels.shape == (3, 12, 1)
-    assert both.pixels[1, :, 0].tolist() == [6, 7, 8, 9, 10, 11, 0, 0, 0, 0, 0, 0]
-    assert both.mask[0].tolist() == [True] * 6 + [False] * 6
-    assert both.pixels[2, both.mask[2], 0].tolist() == [20, 21, 22]
-    assert both.mask[2].view(4, 3).tolist() == [[True, False, False]] * 3 + [[False] * 3]
-
-
 def test_grids_of_many_batches_keep_their_images(tmp_path: Path) -> None:
     """More images than one forward pass takes, of three shapes."""
     records = MemoryRecords(tmp_path, random_texts(40, 1), sizes=[(64, 64), (64, 150), (128, 64)])
     held = HeldOut(tiny_model(), batches_of(records, RULE), list(range(40)))
-    assert held.grid.pixels.shape[0] == 40
-    for image in (0, 31, 32, 34, 39):
+    chosen = [0, 31, 32, 34, 39]
+    kept = held.grids.select(torch.tensor(chosen))
+    for place, image in enumerate(chosen):
         alone = held.model.pixelbert.encode_images(pixels_of(held, image)).pixels[0]
-        assert torch.allclose(held.grid.pixels[image][held.grid.mask[image]], alone, atol=1e-4)
+        assert torch.allclose(kept.pixels[place][kept.mask[place]], alone, atol=1e-4)

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pixelbert.data.draws import generator
-from pixelbert.data.records import ImageRef, Split
+from pixelbert.data.records import ImageRef
 from pixelbert.errors import MachineError, PixelBertError, UsageError
 
 Batch = dict[str, Any]
@@ -45,14 +45,14 @@ class Records(Protocol):
 class JoinedSplits:
     """Several splits as one: the paper trains on COCO's train and restval."""
 
-    def __init__(self, splits: Sequence[Split]) -> None:
+    def __init__(self, splits: Sequence[Records]) -> None:
         self.splits = list(splits)
         self._records = np.cumsum([0] + [s.num_records for s in splits])
         self._images = np.cumsum([0] + [s.num_images for s in splits])
         self.num_records, self.num_images = int(self._records[-1]), int(self._images[-1])
         self.image_of = np.concatenate([s.image_of + o for s, o in zip(splits, self._images[:-1], strict=True)])
 
-    def _record(self, record: int) -> tuple[Split, int]:
+    def _record(self, record: int) -> tuple[Records, int]:
         i = int(np.searchsorted(self._records, record, side="right")) - 1
         return self.splits[i], record - int(self._records[i])
 
@@ -92,7 +92,7 @@ class JoinedSplits:
         return self.splits[i].image(local)
 
 
-def join(splits: Sequence[Split]) -> Records:
+def join(splits: Sequence[Records]) -> Records:
     """One split as it is, several as one."""
     return splits[0] if len(splits) == 1 else JoinedSplits(splits)
 

@@ -50,10 +50,18 @@ class PixelEmbedding(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor) -> Grid:
         """features [I, C, h, w], mask bool [I, h, w] -> Grid of d-wide pixels."""
-        if self.pool is not None:
-            # a pooled cell is valid if any of its four is; the others must not win the maximum
-            features = self.pool(features.masked_fill(~mask[:, None], float("-inf")))
-            mask = self.pool(mask[:, None].float())[:, 0] > 0
+        return self.embed(*self.pooled(features, mask))
+
+    def pooled(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Behind the 2 x 2 max pool, which has no parameters: [I, C, h / 2, w / 2] and its mask, halves rounded up."""
+        if self.pool is None:
+            return features, mask
+        # a pooled cell is valid if any of its four is; the others must not win the maximum
+        features = self.pool(features.masked_fill(~mask[:, None], float("-inf")))
+        return features, self.pool(mask[:, None].float())[:, 0] > 0
+
+    def embed(self, features: Tensor, mask: Tensor) -> Grid:
+        """What follows the pool: [I, C, h, w] -> Grid of d-wide pixels."""
         features = features.masked_fill(~mask[:, None], 0.0)
         vectors = self.projection(features)
         height, width = vectors.shape[-2:]

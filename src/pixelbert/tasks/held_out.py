@@ -15,18 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelbert.data.batches import pad_ids
+from pixelbert.data.batches import Batch, pad_ids
 from pixelbert.data.draws import generator
 from pixelbert.errors import DataError
 from pixelbert.metrics import recall_scores
 from pixelbert.model.pixels import Grid
 from pixelbert.tasks.calibration import Stated
+from pixelbert.tasks.grids import Grids
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.matching import draw_foreign
 from pixelbert.tasks.objective import match_log_odds
 from pixelbert.tasks.task import Progress, silent
 
 _KEPT_FROM = 20_000  # pairs; fewer are scored again after a stop
+_IMAGES = 32  # a forward pass of the CNN
 
 
 @dataclass
@@ -36,6 +38,7 @@ class HeldOutPairs:
     `images` rows of the split; `records` its captions kept, `image_of` their place among `images`. All draws are keyed
     by `seed`, so two models see the same shuffled images and the same false captions. The model is put into evaluation
     mode. `partial`: a folder where the scores of long rankings are kept while they grow, to go on after a stop.
+    `encode`: the pixels of images by their rows, instead of the CNN's (see `Scoring`).
 
     Raises DataError when there are fewer than two images: nothing could be told apart.
     """
@@ -50,6 +53,7 @@ class HeldOutPairs:
     progress: Progress = silent
     partial: Path | None = None
     announce: Callable[[str], None] = field(default=lambda text: None)
+    encode: Callable[[Batch], Grid] | None = None
     records: list[int] = field(init=False)
     image_of: np.ndarray = field(init=False)
 
@@ -64,20 +68,24 @@ class HeldOutPairs:
         self.texts = self.batches.tokenize([split.text(r) for r in self.records])
         self.model.eval()
         self.device = next(self.model.parameters()).device
-        self.grid = self._grids()
+        self.grids = Grids(self._encoded(), len(self.images))
 
     @torch.no_grad()
-    def _grids(self) -> Grid:
-        parts, step = [], 32
-        for start in range(0, len(self.images), step):
-            chosen = self.images[start : start + step]
-            batch = self.batches.image_batch(chosen, [0] * len(chosen))
+    def _encoded(self) -> Iterator[Grid]:
+        for start in range(0, len(self.images), _IMAGES):
+            chosen = self.images[start : start + _IMAGES]
             with self._cast():
-                parts.append(self.model.pixelbert.encode_images(
-                    batch["pixel_values"].to(self.device), batch["image_sizes"].to(self.device)
-                ))  # fmt: skip
+                yield self._encode(chosen)
             self.progress("images", start + len(chosen), len(self.images))
-        return stack_grids(parts)
+
+    def _encode(self, chosen: list[int]) -> Grid:
+        if self.encode is not None:
+            return self.encode({"image_rows": torch.tensor(chosen)})
+        batch = self.batches.image_batch(chosen, [0] * len(chosen))
+        grid: Grid = self.model.pixelbert.encode_images(
+            batch["pixel_values"].to(self.device), batch["image_sizes"].to(self.device)
+        )
+        return grid
 
     def shuffled(self) -> np.ndarray:
         """Another image for each image: a random cycle, so none keeps its own."""
@@ -121,16 +129,14 @@ class HeldOutPairs:
 
         With `partial`, a long scoring is kept as it grows: after a stop only pairs without a score are scored.
         """
-        lengths = np.array([len(self.texts[t]) for t in texts])
-        if len(texts) >= _KEPT_FROM:
-            self._announce(images, texts, lengths, what)
-        scores, path = self._kept(images, texts, what)
+        scores = self._kept((len(texts),), len(texts), what, images, texts)
         missing = np.flatnonzero(np.isnan(scores))
-        for rows in self._by_length(lengths[missing], what):
+        lengths = np.array([len(self.texts[t]) for t in texts[missing]])
+        middle = missing[np.argsort(lengths, kind="stable")[len(missing) // 2 :][: self.batch_size]]
+        self._announce(what, len(missing), images[middle], texts[middle])
+        for rows in self._by_length(lengths, what):
             scores[missing[rows]] = self._match(images[missing[rows]], texts[missing[rows]])
-        if path is not None:
-            scores.flush()  # type: ignore[attr-defined]
-        return np.array(scores)
+        return np.array(scores, dtype=np.float64)
 
     @torch.no_grad()
     def _match(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
@@ -139,41 +145,78 @@ class HeldOutPairs:
             scores = match_log_odds(self.model, ids, self._mask_of(texts), self._grid_of(images))
         return scores.float().cpu().double().numpy()
 
-    def _announce(self, images: np.ndarray, texts: np.ndarray, lengths: np.ndarray, what: str) -> None:
-        """The cost before it starts: pairs, and the time that one batch of middling length makes likely."""
-        middle = np.argsort(lengths, kind="stable")[len(lengths) // 2 :][: self.batch_size]
-        self._match(images[middle[:8]], texts[middle[:8]])  # the first call is slower than the others
+    def _announce(self, what: str, pairs: int, images: np.ndarray, texts: np.ndarray) -> None:
+        """The cost of many pairs before it starts: how many, and the time that one batch of middling length, these
+        images and texts, makes likely."""
+        if pairs < _KEPT_FROM:
+            return
+        self._match(images[:8], texts[:8])  # the first call is slower than the others
         started = time.monotonic()
-        self._match(images[middle], texts[middle])
-        minutes = (time.monotonic() - started) / len(middle) * len(texts) / 60
-        self.announce(f"{what}: {len(texts):,} pairs to score, about {max(1, round(minutes))} minutes")
+        self._match(images, texts)
+        minutes = (time.monotonic() - started) / len(texts) * pairs / 60
+        self.announce(f"{what}: {pairs:,} pairs to score, {_duration(minutes)}")
 
-    def _kept(self, images: np.ndarray, texts: np.ndarray, what: str) -> tuple[np.ndarray, Path | None]:
-        """A place for the scores, NaN where there is none yet: a file when many are wanted and `partial` is given."""
-        if self.partial is None or len(texts) < _KEPT_FROM:
-            return np.full(len(texts), np.nan), None
-        digest = hashlib.sha256(f"{what} {self.seed} {self.captions_per_image}".encode())
-        for array in (images, texts, self.grid.pixels.float().cpu().numpy()):
+    def _kept(self, shape: tuple[int, ...], pairs: int, what: str, *arrays: np.ndarray) -> np.ndarray:
+        """A place for scores float32, NaN where there is none yet: a file when many are wanted and `partial` is given.
+
+        `what` and `arrays` say which pairs they are.
+        """
+        if self.partial is None or pairs < _KEPT_FROM:
+            return np.full(shape, np.nan, dtype=np.float32)
+        digest = hashlib.sha256(f"{what} {shape} {self.seed} {self.captions_per_image} {self.records}".encode())
+        for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
+        for part in self.grids.cells.split(1 << 20):
+            digest.update(part.cpu().numpy().tobytes())
         for name, tensor in self.model.state_dict().items():  # scores of another model are of no use
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         self.partial.mkdir(parents=True, exist_ok=True)
         path = self.partial / f"{digest.hexdigest()[:16]}.npy"
         if not path.exists():
             temporary = path.with_suffix(".writing.npy")
-            np.save(temporary, np.full(len(texts), np.nan))
+            np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)[...] = np.nan
             temporary.rename(path)
-        return np.load(path, mmap_mode="r+"), path
+        return np.load(path, mmap_mode="r+")
 
     # -- retrieval ---------------------------------------------------------------------------------------------------
 
-    def exact_scores(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """ITM scores [images, texts] of the first `count` images and all their captions kept, and `image_of_text`."""
+    def exact_scores(self, count: int, fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """ITM scores float32 [images, texts] of the first `count` images and all their captions kept, and
+        `image_of_text`.
+
+        With `fold` each so many images are scored with their own captions alone, and -inf stands elsewhere. With
+        `partial`, only blocks of pairs that have no score yet are scored after a stop.
+        """
+        count, what = min(count, len(self.images)), "exact matches"
         texts = np.flatnonzero(self.image_of < count)
-        count = min(count, len(self.images))
-        images = np.repeat(np.arange(count), len(texts))
-        scores = self.match_scores(images, np.tile(texts, count), "exact matches")
-        return scores.reshape(count, len(texts)), self.image_of[texts]
+        blocks = list(self._blocks(count, texts, fold or count))
+        scores = self._kept((count, len(texts)), sum(b.size for b in blocks), what, np.array([fold]))
+        left = [b for b in blocks if np.isnan(scores[b.images, b.places]).any()]
+        total, done = sum(b.size for b in left), 0
+        if left:
+            middle = left[len(left) // 2]
+            self._announce(what, total, *middle.pairs(texts))
+        for block in left:
+            match = self._match(*block.pairs(texts))
+            scores[block.images, block.places] = match.reshape(-1, len(block.places))
+            done += block.size
+            self.progress(what, done, total)
+        result = np.array(scores)
+        result[np.isnan(result)] = -np.inf
+        return result, self.image_of[texts]
+
+    def _blocks(self, count: int, texts: np.ndarray, fold: int) -> Iterator[_Block]:
+        """All pairs of `count` images with `texts`, inside each `fold` images: texts of like length, little padding."""
+        lengths = np.array([len(self.texts[t]) for t in texts])
+        wide = max(1, round(self.batch_size**0.5))
+        high = max(1, self.batch_size // wide)
+        for first in range(0, count, fold):
+            last = min(first + fold, count)
+            own = np.flatnonzero((self.image_of[texts] >= first) & (self.image_of[texts] < last))
+            own = own[np.argsort(lengths[own], kind="stable")]
+            for column in range(0, len(own), wide):
+                for row in range(first, last, high):
+                    yield _Block(slice(row, min(row + high, last)), own[column : column + wide])
 
     @torch.no_grad()
     def pooled_scores(self) -> np.ndarray:
@@ -220,33 +263,39 @@ class HeldOutPairs:
         return pad_ids([np.ones_like(self.texts[i]) for i in texts]).to(self.device)
 
     def _grid_of(self, images: np.ndarray) -> Grid:
-        return self.grid.select(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+        return self.grids.select(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
 
     def _cast(self) -> Any:
         return torch.autocast(self.device.type, self.encoder_dtype) if self.encoder_dtype else nullcontext()
 
 
-def stack_grids(parts: Sequence[Grid]) -> Grid:
-    """Grids of several batches as one; cells beyond a part's own are masked, in raster order of the largest."""
-    height, width = max(p.shape[0] for p in parts), max(p.shape[1] for p in parts)
-    pixels, masks = [], []
-    for part in parts:
-        h, w = part.shape
-        images, size = part.pixels.shape[0], part.pixels.shape[-1]
-        full = part.pixels.new_zeros(images, height, width, size)
-        full[:, :h, :w] = part.pixels.view(images, h, w, size)
-        mask = part.mask.new_zeros(images, height, width)
-        mask[:, :h, :w] = part.mask.view(images, h, w)
-        pixels.append(full.flatten(1, 2))
-        masks.append(mask.flatten(1))
-    return Grid(torch.cat(pixels), torch.cat(masks), (height, width))
+@dataclass(frozen=True)
+class _Block:
+    """Some images with some texts: `images` rows, and `places` columns, of a matrix of scores."""
+
+    images: slice
+    places: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Pairs."""
+        return (self.images.stop - self.images.start) * len(self.places)
+
+    def pairs(self, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Image and text of every pair, image by image; `texts` of all columns."""
+        images = np.arange(self.images.start, self.images.stop)
+        return np.repeat(images, len(self.places)), np.tile(texts[self.places], len(images))
+
+
+def _duration(minutes: float) -> str:
+    return f"about {max(1, round(minutes))} minutes" if minutes < 120 else f"about {minutes / 60:.1f} hours"
 
 
 def recalls(
-    scores: np.ndarray, image_of_text: np.ndarray, name: str, text_to_image_only: bool = False
+    scores: np.ndarray, image_of_text: np.ndarray, name: str, text_to_image_only: bool = False, folds: int = 0
 ) -> dict[str, float]:
-    """R@1, 5, 10 in percent, named `NAME_t2i_r1` and so on, of scores [images, texts]."""
-    found = recall_scores(scores, image_of_text.tolist())
+    """R@1, 5, 10 in percent, named `NAME_t2i_r1` and so on, of scores [images, texts]; `folds`: images of each."""
+    found = recall_scores(scores, image_of_text.tolist(), fold_images=folds or None)
     figures = {f"{name}_t2i_r{k}": float(v) for k, v in found.image_retrieval.items()}
     if not text_to_image_only:
         figures |= {f"{name}_i2t_r{k}": float(v) for k, v in found.text_retrieval.items()}

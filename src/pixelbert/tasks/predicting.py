@@ -46,6 +46,7 @@ def scored_records(batches: Inputs, scoring: Scoring) -> list[int]:
 def predict_records(objective: Objective, batches: Inputs, records: Sequence[int], scoring: Scoring) -> Tensor:
     """Float32 scores [records, K] of these records. The model is put into evaluation mode."""
     objective.eval()
+    objective.encode = scoring.encode
     device = next(objective.parameters()).device
     parts: list[Tensor] = []
     done = 0

@@ -14,11 +14,11 @@ from torch import Tensor
 from pixelbert.data.batches import pad_ids
 from pixelbert.data.draws import generator
 from pixelbert.model.modeling import PixelBertForPreTraining
-from pixelbert.tasks.held_out import HeldOutPairs, recalls, stack_grids
+from pixelbert.tasks.held_out import HeldOutPairs, recalls
 from pixelbert.tasks.masking import IGNORED, mask_tokens
 from pixelbert.tasks.pretraining import PretrainingBatches
 
-__all__ = ["HeldOut", "figure_names", "stack_grids", "validate", "word_accuracy"]
+__all__ = ["HeldOut", "figure_names", "validate", "word_accuracy"]
 
 
 @dataclass

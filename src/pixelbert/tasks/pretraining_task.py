@@ -64,7 +64,7 @@ class Pretraining(Task):
         count = min(scoring.images or batches.records.num_images, batches.records.num_images)
         held_out = HeldOut(
             model, batches, list(range(count)), scoring.captions_per_image, scoring.seed, scoring.batch_size,
-            scoring.encoder_dtype, scoring.progress, scoring.partial, scoring.announce,
+            scoring.encoder_dtype, scoring.progress, scoring.partial, scoring.announce, scoring.encode,
         )  # fmt: skip
         figures, words = validate(held_out, scoring.exact_images, scoring.shortlist)
 

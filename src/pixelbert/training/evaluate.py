@@ -11,23 +11,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-from pydantic import ValidationError
-
 import pixelbert
 from pixelbert.data.records import PreparedData
-from pixelbert.errors import CheckpointError, DataError, UsageError, nearest
-from pixelbert.model.processor import PixelBertProcessor
-from pixelbert.model.weights import load_pretrained
-from pixelbert.recipes.schema import Recipe
+from pixelbert.errors import DataError, UsageError
+from pixelbert.model import precision
+from pixelbert.tasks.calibration import FILE, calibrate
 from pixelbert.tasks.inputs import Inputs
+from pixelbert.tasks.run import find_device, load_run, put_on_device, read_recipe
 from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Scoring, Task
-from pixelbert.training import precision
-from pixelbert.training.files import write_folder
+from pixelbert.training.files import write_file, write_folder
+from pixelbert.training.frozen_features import scoring_encoder
 from pixelbert.training.progress import PairProgress
 from pixelbert.training.report import renew_report
+
+# What of the calibration stands beside the figures.
+_SUMMARY = (
+    "records", "temperature", "shift", "ece_before", "ece_after", "threshold", "coverage", "risk", "risk_of_all",
+)  # fmt: skip
 
 
 def evaluate(
@@ -40,9 +41,13 @@ def evaluate(
     shortlist: int = 0,
     captions_per_image: int = 5,
     images: int = 0,
+    folds: int = 0,
     model: str = "best",
 ) -> dict[str, Any]:
-    """Score a run on a split of prepared data by its task's rules; writes RUN/evaluation/SPLIT/.
+    """Score a run on a split of prepared data by its task's rules; writes RUN/evaluation/SPLIT/, or SPLIT-foldsN/.
+
+    On the recipe's own val split, whole, it also writes RUN/calibration.json: what the model's probabilities are worth
+    (tasks/calibration.py), which the Predictor then uses.
 
     A long ranking keeps its finished scores in RUN/evaluation/.SPLIT.partial and goes on there after a stop.
 
@@ -52,21 +57,25 @@ def evaluate(
         shortlist: re-rank so many images per caption by the model; needs pooled vectors; 0 leaves it out.
         captions_per_image: so many captions of each image (pretraining, retrieval).
         images: so many of the split's first images; 0 = all.
+        folds: retrieval: rank each so many images alone and take the mean (COCO 1K: 1000); 0 = all together.
         model: `best` (by the recipe's measure on val) or `last`.
 
     Returns:
-        {"figures": percent by name, "images", "texts", "minutes", ...}
+        {"figures": percent by name, "images", "texts", "minutes", ..., "calibration" (on the recipe's val split)}
 
     Raises CheckpointError for a damaged or unfinished run, DataError for a split that is not there or data of another
-    task, UsageError for a shortlist without pooled vectors.
+    task, UsageError for a shortlist without pooled vectors, and for folds that do not fit.
     """
     started, folder, prepared = time.monotonic(), Path(run), PreparedData(data)
-    partial = folder / "evaluation" / f".{split}.partial"
+    name = f"{split}-folds{folds}" if folds else split
+    partial = folder / "evaluation" / f".{name}.partial"
     scoring = Scoring(
         images=images, captions_per_image=captions_per_image, exact_images=exact_images, shortlist=shortlist,
-        progress=PairProgress(), announce=lambda text: print(text, file=sys.stderr), partial=partial,
+        folds=folds, progress=PairProgress(), announce=lambda text: print(text, file=sys.stderr), partial=partial,
     )  # fmt: skip
     task, loaded, batches, own = run_on_split(folder, prepared, split, scoring, model)
+    if folds and task.name != "retrieval":
+        raise UsageError(f"{run}: trained for {task.name}; folds are for retrieval")
     outcome = task.score(loaded, batches, own)
     figures = dict(outcome.figures)
     if blind is not None:
@@ -82,36 +91,25 @@ def evaluate(
     result = {
         "run": folder.name, "task": task.name, "model": model, "data": prepared.folder.name, "split": split,
         "images": outcome.images, "texts": outcome.texts, "exact_images": exact_images, "shortlist": shortlist,
+        "folds": folds,
         "figures": figures, "minutes": round((time.monotonic() - started) / 60, 2),
         "version": pixelbert.__version__, "date": dt.date.today().isoformat(), "machine": precision.detect().name,
     }  # fmt: skip
+    calibration = None
+    if model == "best" and not images and not folds and outcome.stated and split == read_recipe(folder).data.val_split:
+        calibration = {"task": task.name, "data": prepared.folder.name, "split": split} | calibrate(outcome.stated())
+        result["calibration"] = {name: value for name, value in calibration.items() if name in _SUMMARY}
 
     def fill(target: Path) -> None:
         (target / "figures.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         outcome.write(target)
 
-    write_folder(folder / "evaluation" / split, fill)
+    write_folder(folder / "evaluation" / name, fill)
     shutil.rmtree(partial, ignore_errors=True)
+    if calibration is not None:
+        write_file(folder / FILE, json.dumps(calibration, indent=1) + "\n")
     renew_report(folder, lambda text: print(text, file=sys.stderr), blind=blind)
     return result
-
-
-def load_run(run: Path, model: str = "best") -> tuple[Recipe, Any, PixelBertProcessor]:
-    """A run's recipe, trained model (in evaluation mode) and processor. Raises CheckpointError when one is missing."""
-    if model not in ("best", "last"):
-        raise UsageError(f"model is '{model}'; {nearest(model, ('best', 'last'))}")
-    source = run / "last" if model == "last" else run
-    if not (run / "recipe.yaml").is_file():
-        raise CheckpointError(f"{run}: not a run folder (no recipe.yaml)")
-    if not (source / "model.safetensors").is_file():
-        raise CheckpointError(f"{run}: has no trained model yet; go on with pixelbert train --resume")
-    try:
-        recipe = Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{run}: a damaged recipe.yaml ({str(error).splitlines()[0]})") from error
-    loaded = load_pretrained(TASKS[recipe.task].model_class, source)
-    loaded.eval()
-    return recipe, loaded, PixelBertProcessor.from_pretrained(run)
 
 
 def run_on_split(
@@ -127,18 +125,16 @@ def run_on_split(
     task = TASKS[recipe.task]
     task.check(prepared)
     records = prepared.split(split)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = precision.choose(recipe.train.precision, device)
-    loaded.to(device)
-    loaded.pixelbert.visual.body.to(memory_format=torch.channels_last)
-    loaded.pixelbert.visual.compute_dtype = torch.bfloat16 if chosen.backbone == "bfloat16" else None
+    encoder_dtype = put_on_device(loaded, recipe.train.precision, find_device())
     count = min(scoring.images or records.num_images, records.num_images)
     if count < task.least_images:
         raise DataError(
             f"{prepared.folder}: split '{split}' has {count} image(s), at least {task.least_images} are needed"
         )
     batches = task.batches(recipe, records, processor, loaded.config, train=False)
+    encode = scoring_encoder(recipe, run, loaded.pixelbert, batches, prepared.fingerprint, split, scoring)
     return task, loaded, batches, replace(
-        scoring, seed=recipe.validation.seed, batch_size=recipe.validation.batch_size, workers=recipe.data.workers,
-        encoder_dtype=torch.bfloat16 if chosen.encoder == "bfloat16" else None,
+        scoring, encode=encode, seed=recipe.validation.seed, batch_size=recipe.validation.batch_size,
+        workers=recipe.data.workers,
+        encoder_dtype=encoder_dtype,
     )  # fmt: skip

@@ -1,14 +1,20 @@
-"""What the frozen part of the CNN gives for every training image, computed once and kept.
+"""What the frozen part of the CNN gives for every image of a split, computed once and kept for all runs.
 
-Where images have one size and are not augmented, the leading frozen steps give the same map each time an image is
-seen: on a CPU that is most of a small model's step. Kept as float16 in a memory-mapped file, row by row of the training
-split; computed in a fixed order, so that a resumed run sees the same bits.
+Images that are not augmented give the same map each time they are seen. Two cases:
+- the whole CNN is frozen (retrieval, Section 4.2): kept is what it gives behind the 2 x 2 max pool, which has no
+  parameters, each image at its own size; the projection and all behind it stay trainable;
+- its leading steps are frozen and images have one size: kept is what those steps give; the others go on from there.
+
+Kept as float16 (`MapStore`), computed in a fixed order, so that a resumed run sees the same bits.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +24,20 @@ from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pixelbert.data.batches import Batch
-from pixelbert.errors import UsageError
+from pixelbert.data.batches import Batch, Plan, loader
+from pixelbert.errors import MachineError, UsageError
 from pixelbert.model.backbone import VisualBackbone
 from pixelbert.model.modeling import PixelBertModel
 from pixelbert.model.pixels import Grid
 from pixelbert.recipes.schema import Recipe
+from pixelbert.tasks.inputs import Inputs
+from pixelbert.tasks.predicting import RecordSampler
 from pixelbert.tasks.table import TASKS
-from pixelbert.training.files import write_whole
-from pixelbert.training.progress import PairProgress
+from pixelbert.tasks.task import Progress, Scoring, silent
+from pixelbert.training.files import is_disk_full
+from pixelbert.training.map_store import MapStore
+from pixelbert.training.plan import least_frozen_stages
+from pixelbert.training.progress import PairProgress, note
 from pixelbert.training.setup import Parts
 
 BATCH = 32  # images a forward pass
@@ -61,97 +72,241 @@ def run_steps(visual: VisualBackbone, x: Tensor, first: int, last: int | None = 
     return x
 
 
+@dataclass
+class _Load:
+    """A loader worker's part: the images that a plan names by their row."""
+
+    images: Inputs
+
+    def __call__(self, plan: Plan) -> Batch:
+        return self.images.image_batch(plan.records.tolist(), [0] * len(plan.records))
+
+
 class FrozenFeatures:
     """The maps of all images behind the leading frozen steps of a model's CNN, kept in `folder`.
 
-    A file's name holds a digest of the weights and of what the images are, so runs may share a folder.
+    A store's name holds a digest of the weights and of what the images are, so runs may share a folder.
+
+    Args:
+        images: gives the images of its records, and says whether all are one constant (blind).
+        key: what the images are.
+        report, announce: progress; what a person must know before it starts.
+        workers: processes that decode images.
     """
 
     def __init__(
         self,
         model: PixelBertModel,
-        num_images: int,
-        load: Callable[[list[int]], Batch],
+        images: Inputs,
         folder: Path,
         key: str,
-        report: Callable[[str, int, int], None] = lambda what, done, total: None,
+        report: Progress = silent,
+        announce: Callable[[str], None] = lambda text: None,
+        workers: int = 0,
     ) -> None:
-        self.model, self.num_images, self.load, self.report = model, num_images, load, report
-        self.folder, self.key = folder, key
+        self.model, self.images, self.folder, self.key = model, images, folder, key
+        self.report, self.announce, self.workers = report, announce, workers
+        self.count = images.records.num_images  # or fewer: the first ones
         self.steps = 0
-        self.maps = np.empty(0, dtype=np.float16)
+        self.store: MapStore | None = None
 
     @property
     def outdated(self) -> bool:
         """Whether another number of steps is frozen now than the maps are of."""
         return frozen_steps(self.model.visual) != self.steps
 
+    @property
+    def _whole(self) -> bool:
+        return self.steps == len(steps_of(self.model.visual))
+
     def refresh(self) -> None:
-        """Have the maps for the present number of frozen steps: as before, from the file, or computed."""
-        steps = frozen_steps(self.model.visual)
-        if steps == self.steps:
+        """Have the maps for the present number of frozen steps: as before, from the store, or computed.
+
+        A computation that was stopped goes on where it was; of several processes one computes, the others wait. Raises
+        MachineError when the disk has too little space.
+        """
+        if not self.outdated:
             return
-        self.steps = steps
-        path = self.folder / f"frozen-{self._digest()}.npy"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, self._compute)
-        self.maps = np.load(path, mmap_mode="r")
+        self.steps = frozen_steps(self.model.visual)
+        self.store = MapStore(self.folder / f"frozen-{self._digest()}")
+        if len(self.store) < self.count:
+            with self.store.appending(self.announce):
+                self._fill(self.store)
 
     def _digest(self) -> str:
-        digest = hashlib.sha256(f"{self.key} {self.num_images} {self.steps}".encode())
-        for i, step in enumerate(steps_of(self.model.visual)[: self.steps]):
+        visual = self.model.visual
+        digest = hashlib.sha256(f"{self.key} {self.steps} {visual.config.image_channels}".encode())
+        digest.update(f"{self._whole and self.model.pixels.pool is not None}".encode())
+        for buffer in (visual.mean, visual.std):
+            digest.update(buffer.cpu().numpy().tobytes())
+        for i, step in enumerate(steps_of(visual)[: self.steps]):
             for name, tensor in step.state_dict().items():
                 digest.update(f"{i}.{name}".encode())
                 digest.update(tensor.detach().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    # -- computing --------------------------------------------------------------------------------------------------
+
+    def _fill(self, store: MapStore) -> None:
+        try:
+            if self.images.constant is not None and self.images.rule.square is not None and self.count > len(store):
+                first = len(store)  # blind, one size: one map is all there is
+                one = next(self._maps(self.images.image_batch([0], [0])))
+                store.append([one, *[first] * (self.count - first - 1)])
+                return
+            self._fill_all(store)
+        except OSError as error:
+            if is_disk_full(error):
+                raise MachineError(f"{self._full(store)}; {_MORE_SPACE}; what is there is kept") from error
+            raise
+
+    def _fill_all(self, store: MapStore) -> None:
+        done, told = len(store), False
+        rows = RecordSampler(range(done, self.count), BATCH)
+        same: dict[tuple[int, int], int] = {}  # blind: of each size the first image that has it
+        with closing(loader(_Load(self.images), rows, self.workers)) as stream:
+            for batch in stream:
+                store.append(self._new_maps(batch, len(store), same))
+                if not told:
+                    self._tell(store, done)
+                    told = True
+                self.report("frozen features", len(store), self.count)
+
+    def _new_maps(self, batch: Batch, first: int, same: dict[tuple[int, int], int]) -> list[np.ndarray | int]:
+        """The maps of a batch whose first image has row `first`; of a blind run each size is computed once."""
+        if self.images.constant is None:
+            return list(self._maps(batch))
+        sizes = [(int(h), int(w)) for h, w in batch["image_sizes"]]
+        new = [i for i, size in enumerate(sizes) if size not in same and size not in sizes[:i]]
+        same |= {sizes[i]: first + i for i in new}
+        some = {name: batch[name][new] for name in ("pixel_values", "image_sizes")}
+        computed = dict(zip(new, self._maps(some) if new else (), strict=True))
+        return [computed.get(i, same[size]) for i, size in enumerate(sizes)]
+
     @torch.no_grad()
-    def _compute(self, temporary: Path) -> None:
-        visual, maps = self.model.visual, None
-        for start in range(0, self.num_images, BATCH):
-            rows = list(range(start, min(start + BATCH, self.num_images)))
-            images = self.load(rows)["pixel_values"].to(visual.mean.device)
-            part = run_steps(visual, images, 0, self.steps).half().cpu().contiguous().numpy()
-            if maps is None:
-                shape = (self.num_images, *part.shape[1:])
-                maps = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-            maps[rows] = part
-            self.report("frozen features", rows[-1] + 1, self.num_images)
-        assert maps is not None
-        maps.flush()
+    def _maps(self, batch: Batch) -> Iterator[np.ndarray]:
+        """float16 [h, w, C] of each image. Portraits and landscapes go apart: together they are padded to squares."""
+        visual, sizes = self.model.visual, batch["image_sizes"]
+        values, maps = batch["pixel_values"].to(visual.mean.device), [np.empty(0)] * len(sizes)
+        if not self._whole:
+            yield from _numpy(run_steps(visual, values, 0, self.steps))
+            return
+        upright = sizes[:, 0] > sizes[:, 1]
+        for group in (upright.nonzero()[:, 0], (~upright).nonzero()[:, 0]):
+            if not len(group):
+                continue
+            height, width = sizes[group].amax(0).tolist()
+            some = values[group.to(values.device), :, :height, :width]
+            features, mask = self.model.pixels.pooled(*visual(some, sizes[group].to(values.device)))
+            for i, one, own in zip(group.tolist(), _numpy(features), mask.cpu().numpy(), strict=True):
+                maps[i] = one[: own.any(1).sum(), : own.any(0).sum()]
+        yield from maps
+
+    # -- what a person must know --------------------------------------------------------------------------------------
+
+    def _tell(self, store: MapStore, before: int) -> None:
+        """The size on disk, judged by the images computed so far. Raises MachineError when it is not free."""
+        total = self._total(store)
+        there = f"; {before:,} are there already" if before else ""
+        self.announce(f"features of the frozen CNN: {self.count:,} images, {_size(total)} in {store.folder}{there}")
+        free = shutil.disk_usage(store.folder).free
+        if total - store.bytes > free:
+            raise MachineError(f"{self._full(store)}, {_size(free)} are free; {_MORE_SPACE}")
+
+    def _total(self, store: MapStore) -> float:
+        if self.images.constant is not None:
+            return store.bytes
+        return store.bytes / max(1, len(store)) * self.count
+
+    def _full(self, store: MapStore) -> str:
+        return (
+            f"{store.folder}: too little space on this disk for the features of {self.count:,} images,"
+            f" {_size(self._total(store))} in all"
+        )
+
+    # -- using ------------------------------------------------------------------------------------------------------
 
     def grid(self, batch: Batch) -> Grid:
-        """The pixels of a batch's images, through the rest of the CNN: as `PixelBertModel.encode_images`."""
+        """The pixels of a batch's images, through what is not frozen: as `PixelBertModel.encode_images`."""
+        assert self.store is not None
         visual = self.model.visual
-        rows = batch["image_rows"].cpu().numpy()
-        maps = torch.from_numpy(self.maps[rows]).to(visual.mean.device).float()
-        maps = maps.contiguous(memory_format=torch.channels_last)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not visual.is_frozen):
-            features: Tensor = run_steps(visual, maps, self.steps).float()
-        mask = features.new_ones(features.shape[0], *features.shape[-2:], dtype=torch.bool)
-        return self.model.pixels(features, mask)
+        maps, inside = self.store.read(batch["image_rows"].cpu().numpy())
+        features = torch.from_numpy(maps).to(visual.mean.device).float().permute(0, 3, 1, 2)  # channels last in memory
+        mask = torch.from_numpy(inside).to(visual.mean.device)
+        if self._whole:
+            return self.model.pixels.embed(features, mask)
+        features = run_steps(visual, features, self.steps).float()
+        return self.model.pixels(features, mask.new_ones(features.shape[0], *features.shape[-2:]))
+
+
+_MORE_SPACE = (
+    "free some, choose another folder with train.features_folder, or go without (train.keep_frozen_features=false)"
+)
+
+
+def _numpy(maps: Tensor) -> np.ndarray:
+    """[I, C, h, w] -> float16 [I, h, w, C]."""
+    return maps.permute(0, 2, 3, 1).half().cpu().numpy()
+
+
+def _size(count: float) -> str:
+    return f"about {count / 2**30:.1f} GiB" if count > 2**29 else f"about {max(1, round(count / 2**20)):,} MiB"
+
+
+# -- for a run ---------------------------------------------------------------------------------------------------------
 
 
 def frozen_features(recipe: Recipe, run: Path, parts: Parts, fingerprint: str) -> FrozenFeatures:
-    """For a recipe with `train.keep_frozen_features`; kept in RUN/features, or in `train.features_folder`.
+    """Of the training images, for a recipe with `train.keep_frozen_features`; in `train.features_folder`, else beside
+    the run, where other runs find them.
 
     Raises UsageError where the features of an image differ from one time to the next.
     """
     visual = parts.model.pixelbert.visual
-    if recipe.image.square is None or recipe.image.augment != "none":
-        raise UsageError(
-            "train.keep_frozen_features needs image.square and image.augment=none: features must not change"
-        )
+    if recipe.image.augment != "none":
+        raise UsageError("train.keep_frozen_features needs image.augment=none: features must not change")
     if frozen_steps(visual) == 0:
         raise UsageError(
             "train.keep_frozen_features needs a CNN whose first stages are frozen (backbone.frozen_stages)"
         )
-    task = TASKS[recipe.task]
-    batches = task.batches(recipe, parts.train, parts.processor, parts.model.config, train=False)
-    folder = Path(recipe.train.features_folder) if recipe.train.features_folder else run / "features"
-    key = f"{fingerprint} {recipe.data.train_splits} {batches.rule} {batches.constant} {visual.compute_dtype}"
-    return FrozenFeatures(
-        parts.model.pixelbert, parts.train.num_images, lambda rows: batches.image_batch(rows, [0] * len(rows)), folder,
-        key, PairProgress(),
-    )  # fmt: skip
+    if recipe.image.square is None and not _stays_frozen(recipe, visual):
+        raise UsageError(
+            "train.keep_frozen_features needs image.square, or a CNN that stays frozen as a whole"
+            " (backbone.frozen_stages)"
+        )
+    batches = TASKS[recipe.task].batches(recipe, parts.train, parts.processor, parts.model.config, train=True)
+    without = f" without {recipe.data.held_out_images}" if recipe.data.held_out_images else ""
+    key = f"{fingerprint} {recipe.data.train_splits}{without}"
+    return _features(recipe, run, parts.model.pixelbert, batches, key)
+
+
+def scoring_encoder(
+    recipe: Recipe, run: Path, model: PixelBertModel, batches: Inputs, fingerprint: str, split: str, scoring: Scoring
+) -> Callable[[Batch], Grid] | None:
+    """What gives the pixels of held-out images from kept features, where the recipe keeps them and the CNN never
+    learns; `batches` then load no images. None: they are computed each time, also where the disk has no space for more.
+    """
+    if not recipe.train.keep_frozen_features or not _stays_frozen(recipe, model.visual):
+        return None
+    features = _features(recipe, run, model, batches, f"{fingerprint} {[split]}")
+    features.announce = scoring.announce
+    if scoring.images and batches.records.second_image(0) < 0:  # a second image may be any of the split
+        features.count = min(scoring.images, features.count)
+    try:
+        features.refresh()
+    except MachineError as error:
+        scoring.announce(f"{error}; this time they are computed and not kept")
+        return None
+    batches.without_images = True
+    return features.grid
+
+
+def _features(recipe: Recipe, run: Path, model: PixelBertModel, batches: Inputs, key: str) -> FrozenFeatures:
+    folder = Path(recipe.train.features_folder) if recipe.train.features_folder else run.absolute().parent / "features"
+    key = f"{key} {batches.rule} {batches.constant} {model.visual.compute_dtype}"
+    return FrozenFeatures(model, batches, folder, key, PairProgress(), note, recipe.data.workers)
+
+
+def _stays_frozen(recipe: Recipe, visual: VisualBackbone) -> bool:
+    """Whether no step of a run trains anything in the CNN."""
+    return least_frozen_stages(recipe) >= len(visual.stages) - 1

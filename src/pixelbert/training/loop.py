@@ -104,7 +104,7 @@ class Trainer:
         self.model.pixelbert.visual.set_frozen_stages(plan.least_frozen)
         self.objective = accelerator.prepare(objective)
         self.frozen_stages = plan.least_frozen
-        self.validator = Validator(recipe, run, parts, dtype)
+        self.validator = Validator(recipe, run, parts, dtype, fingerprint)
 
     def fit(self, checkpoint: tuple[int, dict[str, Any]] | None = None) -> TrainResult:
         """Train to the end, from the start or from a checkpoint."""
@@ -188,8 +188,7 @@ class Trainer:
             self.model.pixelbert.visual.set_frozen_stages(stages)
             self.frozen_stages = stages
         if self.frozen is not None and self.frozen.outdated:
-            with self.accelerator.main_process_first():  # one computes, the others read its file
-                self.frozen.refresh()
+            self.frozen.refresh()  # of several processes one computes, the others wait
 
     def _sampler(self, first: int) -> StepSampler:
         optim, accelerator = self.recipe.optim, self.accelerator

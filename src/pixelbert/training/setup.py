@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
 
 from pixelbert.data.batches import Records, join
+from pixelbert.data.parts import SplitPart
 from pixelbert.data.records import SPLITS, PreparedData
 from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.model.config import PixelBertConfig
@@ -46,17 +47,45 @@ class Parts:
 def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Records]:
     """The training records and the held-out ones.
 
-    Raises DataError for a split that is not there or too small, and for data of another task.
+    Raises DataError for a split that is not there or too small, for data of another task, and for held-out records
+    that cannot be scored.
     """
     TASKS[recipe.task].check(prepared)
     present = prepared.info["splits"]  # restval is there or not, as the data has it; other names must be right
     wanted = [name for name in recipe.data.train_splits if name in present or name not in SPLITS]
-    train = join([prepared.split(name) for name in wanted or recipe.data.train_splits[:1]])
-    val = prepared.split(recipe.data.val_split)
+    splits: dict[str, Records] = {name: prepared.split(name) for name in wanted or recipe.data.train_splits[:1]}
+    val: Records = prepared.split(recipe.data.val_split)
+    if recipe.data.val_split in splits:
+        splits[recipe.data.val_split], val = _held_out(prepared, recipe, val)
+    train = join(list(splits.values()))
     for name, split in (("train", train), (recipe.data.val_split, val)):
         if split.num_images < 2:
             raise DataError(f"{prepared.folder}: split '{name}' has {split.num_images} image(s), at least 2 are needed")
+    if recipe.validation.times:  # said now, not after hours of training
+        try:
+            TASKS[recipe.task].check_labels(val)
+        except DataError as error:
+            raise DataError(f"{prepared.folder}: split '{recipe.data.val_split}': {error}") from error
     return train, val
+
+
+def _held_out(prepared: PreparedData, recipe: Recipe, val: Records) -> tuple[Records, Records]:
+    """Of the split that is trained on and validated on: the part for training, and the first images, which are held
+    out.
+
+    Raises DataError when nothing would be left to train on, or the records have two images.
+    """
+    name, count = recipe.data.val_split, recipe.data.held_out_images
+    if val.num_images <= count:
+        raise DataError(
+            f"{prepared.folder}: split '{name}' has {val.num_images} image(s), data.held_out_images holds out {count}"
+        )
+    if val.second_image(0) >= 0:
+        raise DataError(
+            f"{prepared.folder}: its records have two images, so no part of split '{name}' can be held out;"
+            " leave it out of data.train_splits"
+        )
+    return SplitPart(val, count, val.num_images), SplitPart(val, 0, count)
 
 
 def build_parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Scoring
+from pixelbert.training.frozen_features import scoring_encoder
 from pixelbert.training.progress import note
 from pixelbert.training.run_folder import save_best, save_last, write_validation
 from pixelbert.training.setup import Parts
@@ -22,13 +24,16 @@ _SHOWN = (
 class Validator:
     """Scores a run's model on the held-out split and keeps it: as the last, and as the best by the recipe's measure."""
 
-    def __init__(self, recipe: Recipe, run: Path, parts: Parts, encoder_dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, recipe: Recipe, run: Path, parts: Parts, encoder_dtype: torch.dtype | None, fingerprint: str = ""
+    ) -> None:
         self.recipe, self.run, self.parts, self.task = recipe, run, parts, TASKS[recipe.task]
+        self.fingerprint = fingerprint  # of the data
         settings = recipe.validation
         self.scoring = Scoring(
             images=settings.images, captions_per_image=settings.captions_per_image,
             exact_images=settings.exact_images, shortlist=settings.shortlist, seed=settings.seed,
-            batch_size=settings.batch_size, workers=recipe.data.workers, encoder_dtype=encoder_dtype,
+            batch_size=settings.batch_size, workers=recipe.data.workers, encoder_dtype=encoder_dtype, announce=note,
         )  # fmt: skip
         self.best: float | None = None  # value of the best model so far; part of a checkpoint
 
@@ -36,7 +41,10 @@ class Validator:
         """The figures, percent. The model is left in evaluation mode."""
         model, val = self.parts.model, self.parts.val
         batches = self.task.batches(self.recipe, val, self.parts.processor, model.config, train=False)
-        outcome = self.task.score(model, batches, self.scoring)
+        encode = scoring_encoder(
+            self.recipe, self.run, model.pixelbert, batches, self.fingerprint, self.recipe.data.val_split, self.scoring
+        )  # fmt: skip
+        outcome = self.task.score(model, batches, replace(self.scoring, encode=encode))
         figures = outcome.figures
         note("val  " + "  ".join(f"{name} {figures[name]:.1f}" for name in _SHOWN if name in figures))
         write_validation(self.run, outcome)
