@@ -135,7 +135,7 @@ def headlines(cards: dict[str, Any]) -> list[Headline]:
 PART = Part(
     name="image_pairs",
     kind="Pixel-BERT statements about pictures",
-    title="Statements about two pictures",
+    title="Statements about pictures",
     what="A statement is judged true or false of the pictures it is told of.",
     unit="statements",
     texts="statements",
