@@ -75,8 +75,7 @@ def spread(found: AttentionMap, shape: tuple[int, int], style: str = "smooth") -
         raise UsageError(f"no style '{style}'; {nearest(style, STYLES)}")
     heat, cells = heat_of(found), found.cells
     if style == "cells":
-        rows, columns = (_cell_of(cells, axis, shape[axis]) for axis in (0, 1))
-        return heat[rows[:, None], columns[None]]
+        return heat[_cell_of(cells, 0, shape[0])[:, None], _cell_of(cells, 1, shape[1])[None]]
     rows, columns = cells.valid_shape
     seen = Image.fromarray(heat[:rows, :columns].astype(np.float32))
     # A box in cells, fractions and all: Pillow resamples just the part of the last cells that lies in the photo.
