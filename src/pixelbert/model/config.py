@@ -35,6 +35,8 @@ class PixelBertConfig(PreTrainedConfig):
         visual_position: `none` (the paper), fixed sine or learned row + column vectors.
         num_sampled_pixels: pixels kept per text copy while pretraining; 0 keeps all.
         contrastive_size: width of the pooled vectors; 0 = no contrastive head (the paper).
+        match_fitted: the match's log-odds are fitted after training, with the similarity of the pooled vectors where
+            there are any (`match_fit`; beyond the paper).
         head_dropout: in the heads of the downstream tasks.
         num_images, image_type: pictures a statement is about, and whether each place has a vector of its own (NLVR2;
             the paper gives both pictures the same s_v).
@@ -58,6 +60,7 @@ class PixelBertConfig(PreTrainedConfig):
         visual_dropout: float = 0.0,
         num_sampled_pixels: int = 100,
         contrastive_size: int = 0,
+        match_fitted: bool = False,
         head_dropout: float = 0.5,
         num_images: int = 2,
         image_type: bool = False,
@@ -79,6 +82,7 @@ class PixelBertConfig(PreTrainedConfig):
         self.visual_dropout = visual_dropout
         self.num_sampled_pixels = num_sampled_pixels
         self.contrastive_size = contrastive_size
+        self.match_fitted = match_fitted
         self.head_dropout = head_dropout
         self.num_images = num_images
         self.image_type = image_type

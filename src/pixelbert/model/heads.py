@@ -113,6 +113,8 @@ class PixelBertForImageAndTextRetrieval(PooledVectors, PixelBertPreTrainedModel)
         self.pixelbert = PixelBertModel(config)
         self.head = nn.Linear(config.hidden_size, 1)
         self.contrastive = ContrastiveHead(config) if config.contrastive_size else None
+        if config.match_fitted:
+            self.register_buffer("match_fit", torch.tensor([1.0, 0.0, 0.0]))  # of [CLS], of the cosine, constant
         self.post_init()
 
     def match_scores(self, cls: Tensor) -> Tensor:

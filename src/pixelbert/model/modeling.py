@@ -157,6 +157,8 @@ class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
         self.mlm_head = BertLMPredictionHead(config.text_config)
         self.itm_head = nn.Linear(config.hidden_size, 2)  # mismatch, match; on the raw [CLS] vector
         self.contrastive = ContrastiveHead(config) if config.contrastive_size else None
+        if config.match_fitted:
+            self.register_buffer("match_fit", torch.tensor([1.0, 0.0, 0.0]))  # of [CLS], of the cosine, constant
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:

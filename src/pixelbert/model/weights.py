@@ -414,8 +414,9 @@ def load_pretrained(cls: type[Model], folder: str | Path, fresh: Sequence[str] =
     kind = read_json(path).get("model_type")
     if kind != cls.config_class.model_type:
         raise CheckpointError(f"{path}: a model of type '{kind}', expected '{cls.config_class.model_type}'")
-    level = transformers.utils.logging.get_verbosity()
+    level, bars = transformers.utils.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.set_verbosity_error()  # its table of keys would stand beside our sentence
+    transformers.utils.logging.disable_progress_bar()
     try:
         model, info = cls.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
     except Exception as error:
@@ -425,6 +426,8 @@ def load_pretrained(cls: type[Model], folder: str | Path, fresh: Sequence[str] =
         ) from error
     finally:
         transformers.utils.logging.set_verbosity(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
     misshaped = [f"{name} {list(theirs)} instead of {list(ours)}" for name, theirs, ours in info["mismatched_keys"]]
     for problem, keys in (
         ("of another shape", misshaped),

@@ -81,6 +81,7 @@ class Mlm(Section):
 class Itm(Section):
     negative_ratio: float = Field(default=0.5, gt=0, lt=1)
     hard_share: float = Field(default=0.0, ge=0, le=1)  # of the negatives, chosen by the pooled vectors
+    calibration_images: int = Field(default=0, ge=0)  # kept out of training; the match's log-odds are fitted on them
 
 
 class Loss(Section):
@@ -180,6 +181,7 @@ class Train(Section):
     precision: Literal["auto", "float32", "bfloat16", "bfloat16-cnn"] = "auto"
     gradient_checkpointing: bool = False
     keep_frozen_features: bool = False  # compute the CNN's frozen part once; images of any size where all is frozen
+    feature_views: int = Field(default=1, ge=1)  # of each image, the others augmented: kept features need a few
     features_folder: str | None = None  # where they are kept for all runs; None = `features` beside the run folder
     length_chunks: int = Field(default=1, ge=1)  # texts of a batch in groups of like length: less padding (CPU)
     save_minutes: float = Field(default=10.0, ge=0)
@@ -263,6 +265,8 @@ class Recipe(Section):
             raise ValueError("at least one loss needs a weight")
         if not self.contrastive_size and (any(loss.contrastive for loss in losses) or any(hard)):
             raise ValueError("the contrastive loss and hard negatives need contrastive_size, their vectors' width")
+        if self.train.feature_views > 1 and (self.image.augment == "none" or not self.train.keep_frozen_features):
+            raise ValueError("train.feature_views needs image.augment and train.keep_frozen_features")
         if self.validation.shortlist and not self.contrastive_size:
             raise ValueError("validation.shortlist needs contrastive_size, the width of the pooled vectors")
         if self.mlm.on_negatives and any(hard):

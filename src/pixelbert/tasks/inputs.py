@@ -31,6 +31,7 @@ class Inputs:
     crop_scale: float = 0.6
     constant: tuple[int, int, int] | None = None  # blind: this colour instead of every image
     without_images: bool = False  # their features are kept already
+    views: int = 1  # augmented so many ways and no more, one of them as it is: what can be kept
     sampled: bool = False  # random pixels while fine-tuning too (beyond the paper)
 
     def __call__(self, plan: Plan) -> Batch:
@@ -50,12 +51,15 @@ class Inputs:
     def images_of(self, images: np.ndarray, epochs: np.ndarray) -> Batch:
         """Every image of an array [T] or [T, n] once: pixel_values, image_sizes, image_rows [I], and image_of_text.
 
-        An image of two epochs (where one ends and the next begins) is augmented differently: it comes twice.
+        An image of two epochs (where one ends and the next begins) is augmented differently: it comes twice. With
+        `views` an epoch shows one of them, and image_rows counts images x views: all of view 0 first.
         """
         epochs = np.broadcast_to(epochs.reshape(-1, *[1] * (images.ndim - 1)), images.shape)
+        if self.views > 1:
+            epochs = np.vectorize(self._view, otypes=[np.int64])(epochs, images)
         keys, places = np.unique(epochs * self.records.num_images + images, return_inverse=True)
         epoch, rows = np.divmod(keys, self.records.num_images)
-        batch: Batch = {"image_rows": torch.from_numpy(rows)}
+        batch: Batch = {"image_rows": torch.from_numpy(keys if self.views > 1 else rows)}
         if not self.without_images:
             batch |= self.image_batch(rows.tolist(), epoch.tolist())
         batch["image_of_text"] = torch.from_numpy(places.reshape(images.shape).astype(np.int64))
@@ -65,6 +69,9 @@ class Inputs:
         """int64 [T, images]: what draws the pixels of each text's copy of each of its images."""
         pairs = zip(plan.epochs.tolist(), plan.records.tolist(), strict=True)
         return torch.tensor([[seed_of(self.seed, "pixels", *pair, i) for i in range(images)] for pair in pairs])
+
+    def _view(self, epoch: int, image: int) -> int:
+        return seed_of(self.seed, "view", int(epoch), int(image)) % self.views
 
     def image_batch(self, images: Sequence[int], epochs: Sequence[int]) -> Batch:
         """pixel_values uint8 [I, 3, H, W] and image_sizes [I, 2] of these images."""
@@ -78,6 +85,8 @@ class Inputs:
         pixels = load_ref(self.records.image(image), self.rule, self.limits, record=self._first_record(image))
         if self.constant is not None:
             return np.broadcast_to(np.array(self.constant, dtype=np.uint8), pixels.shape)
+        if self.views > 1 and epoch == 0:
+            return pixels
         draw = generator(self.seed, "augment", epoch, image)
         return augment(pixels, self.augmentation, draw, self.crop_scale)
 

@@ -31,22 +31,30 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, settings: Any) -> dict[str, Tensor]:
         """The summed losses of a batch, by name."""
-        with self._cast():
+        with self.cast():
             return self.losses(batch, self._grid(batch), settings)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         """The task's scores float32 of every text of a batch, in its order: the one way from records to answers."""
-        with self._cast():
+        with self.cast():
             return self.scores(batch, self._grid(batch)).float()
 
-    def _grid(self, batch: Batch) -> Grid:
-        if self.encode is not None:
-            return self.encode(batch)
+    @torch.no_grad()
+    def encode_images(self, batch: Batch) -> Grid:
+        """The pixels of the images of a batch: pixel_values and image_sizes."""
+        with self.cast():
+            return self._encode_images(batch)
+
+    def _encode_images(self, batch: Batch) -> Grid:
         grid: Grid = self.model.pixelbert.encode_images(batch["pixel_values"], batch["image_sizes"])
         return grid
 
-    def _cast(self) -> Any:
+    def _grid(self, batch: Batch) -> Grid:
+        return self._encode_images(batch) if self.encode is None else self.encode(batch)
+
+    def cast(self) -> Any:
+        """The autocast that losses and scores are computed in."""
         device = next(self.model.parameters()).device.type
         return torch.autocast(device, self.encoder_dtype) if self.encoder_dtype else nullcontext()
 
@@ -60,10 +68,21 @@ class Objective(nn.Module):
 
 
 def match_log_odds(model: Any, ids: Tensor, mask: Tensor, grid: Grid) -> Tensor:
-    """Log-odds [T] that texts [T, L] and grids of T images belong together, of a model that scores matches."""
+    """Log-odds [T] that texts [T, L] and grids of T images belong together, of a model that scores matches.
+
+    Where the model's are fitted (`match_fitted`), with the fitted weights, and the pooled vectors' similarity.
+    """
     hidden = model.pixelbert(ids, attention_mask=mask, grid=grid).last_hidden_state
     scores: Tensor = model.match_scores(hidden[:, 0])
-    return scores
+    if not model.config.match_fitted:
+        return scores
+    own, pooled, constant = model.match_fit
+    scores = own * scores + constant
+    if model.contrastive is None or not pooled:
+        return scores
+    cosine = (model.image_vectors(grid) * model.text_vectors(ids, mask)).sum(-1)
+    fitted: Tensor = scores + pooled * model.contrastive.log_scale.exp().clamp(max=100.0) * cosine
+    return fitted
 
 
 def pair_scores(model: Any, batch: Batch, grid: Grid, chunks: int) -> Tensor:

@@ -128,7 +128,7 @@ class PretrainingBatches(Inputs):
         batch["records"] = plan.records.tolist()
         batch["step"] = plan.step
         if self.contrastive:
-            self._add_captions(batch, pairs, batch["image_rows"].tolist())
+            self._add_captions(batch, pairs, (batch["image_rows"] % self.records.num_images).tolist())
         return batch
 
     def _add_captions(self, batch: Batch, pairs: list[tuple[int, int]], images: list[int]) -> None:
@@ -186,7 +186,7 @@ class PretrainingObjective(Objective):
 
         A batch without `image_of_text` is of texts alone.
         """
-        with self._cast():
+        with self.cast():
             grid = self._grid(batch).select(batch["image_of_text"]) if "image_of_text" in batch else None
             output = self.model(
                 batch["input_ids"], labels=batch["labels"], attention_mask=batch["attention_mask"], grid=grid

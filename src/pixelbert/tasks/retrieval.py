@@ -57,7 +57,7 @@ class RetrievalBatches(Inputs):
         batch["records"], batch["step"] = plan.records.tolist(), plan.step
         if self.contrastive:
             keys = [text_key(self.records.text(record)) for record in plan.records.tolist()]
-            batch["own"] = true_of(self.records, batch["image_rows"].tolist(), keys)
+            batch["own"] = true_of(self.records, (batch["image_rows"] % self.records.num_images).tolist(), keys)
         return batch
 
 

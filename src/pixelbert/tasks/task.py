@@ -118,6 +118,16 @@ class Task(ABC):
     def counts(self, batch: Batch, losses: Any) -> dict[str, int]:
         """How many predictions each loss with a weight sums over; known before the forward pass."""
 
+    def calibration_images(self, recipe: Recipe) -> int:
+        """So many of the training images are kept out of training, for `finish`."""
+        del recipe
+        return 0
+
+    def finish(self, model: Any, batches: Any, scoring: Scoring) -> str:
+        """After the last step: what is fitted on the images kept out for it; returns what to tell, or nothing."""
+        del model, batches, scoring
+        return ""
+
     # -- scores -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -169,6 +179,7 @@ def common_inputs(
         "seed": recipe.seed, "limits": images.limits, "max_length": processor.max_length,
         "augmentation": recipe.image.augment if train else "none", "crop_scale": recipe.image.crop_scale,
         "constant": (grey[0], grey[1], grey[2]) if recipe.blind else None,
+        "views": recipe.train.feature_views if train else 1,
         "sampled": train and recipe.head.sample_pixels,
         "without_images": train and recipe.train.keep_frozen_features,
     }  # fmt: skip

@@ -79,7 +79,8 @@ class _Load:
     images: Inputs
 
     def __call__(self, plan: Plan) -> Batch:
-        return self.images.image_batch(plan.records.tolist(), [0] * len(plan.records))
+        views, images = np.divmod(plan.records, self.images.records.num_images)
+        return self.images.image_batch(images.tolist(), views.tolist())
 
 
 class FrozenFeatures:
@@ -106,7 +107,7 @@ class FrozenFeatures:
     ) -> None:
         self.model, self.images, self.folder, self.key = model, images, folder, key
         self.report, self.announce, self.workers = report, announce, workers
-        self.count = images.records.num_images  # or fewer: the first ones
+        self.count = images.records.num_images * images.views  # or fewer: the first ones
         self.steps = 0
         self.store: MapStore | None = None
 
@@ -263,8 +264,11 @@ def frozen_features(recipe: Recipe, run: Path, parts: Parts, fingerprint: str) -
     Raises UsageError where the features of an image differ from one time to the next.
     """
     visual = parts.model.pixelbert.visual
-    if recipe.image.augment != "none":
-        raise UsageError("train.keep_frozen_features needs image.augment=none: features must not change")
+    if recipe.image.augment != "none" and recipe.train.feature_views == 1:
+        raise UsageError(
+            "train.keep_frozen_features needs image.augment=none, or a few augmented views of each image"
+            " (train.feature_views): features must not change"
+        )
     if frozen_steps(visual) == 0:
         raise UsageError(
             "train.keep_frozen_features needs a CNN whose first stages are frozen (backbone.frozen_stages)"
@@ -276,6 +280,8 @@ def frozen_features(recipe: Recipe, run: Path, parts: Parts, fingerprint: str) -
         )
     batches = TASKS[recipe.task].batches(recipe, parts.train, parts.processor, parts.model.config, train=True)
     without = f" without {recipe.data.held_out_images}" if recipe.data.held_out_images else ""
+    kept_out = TASKS[recipe.task].calibration_images(recipe)
+    without += f" without the first {kept_out}" if kept_out else ""
     key = f"{fingerprint} {recipe.data.train_splits}{without}"
     return _features(recipe, run, parts.model.pixelbert, batches, key)
 
@@ -303,6 +309,8 @@ def scoring_encoder(
 
 def _features(recipe: Recipe, run: Path, model: PixelBertModel, batches: Inputs, key: str) -> FrozenFeatures:
     folder = Path(recipe.train.features_folder) if recipe.train.features_folder else run.absolute().parent / "features"
+    if batches.views > 1:
+        key += f" {batches.views} views {batches.augmentation} {batches.crop_scale} {batches.seed}"
     key = f"{key} {batches.rule} {batches.constant} {model.visual.compute_dtype}"
     return FrozenFeatures(model, batches, folder, key, PairProgress(), note, recipe.data.workers)
 

@@ -30,7 +30,7 @@ from pixelbert.training.ranks import lost_ranks, make_accelerator, sum_over_rank
 from pixelbert.training.report import reporting
 from pixelbert.training.report.record import record_session
 from pixelbert.training.run_folder import open_run
-from pixelbert.training.setup import Parts, build_parts, open_splits, prepare_network
+from pixelbert.training.setup import Parts, build_parts, keep_out, open_splits, prepare_network
 from pixelbert.training.signals import stop_requests
 from pixelbert.training.validation import Validator
 
@@ -72,10 +72,12 @@ def train(
     splits = open_splits(prepared, settings)
     accelerator = make_accelerator(settings.train.trackers, run)
     try:
-        plan = RunPlan(settings, splits[0].num_records, accelerator.num_processes)
+        kept, calibration = keep_out(splits[0], settings)
+        plan = RunPlan(settings, kept.num_records, accelerator.num_processes)
         folder = open_run(run, settings, prepared, resume=resume, from_run=from_run, main=accelerator.is_main_process)
         checkpoint = load_checkpoint(run, note if accelerator.is_main_process else None) if resume else None
-        parts = build_parts(settings, *splits, run=run if checkpoint else None, from_run=folder.from_run)
+        parts = build_parts(settings, kept, splits[1], run=run if checkpoint else None, from_run=folder.from_run)
+        parts.calibration = calibration
         folder.write(parts)
         return Trainer(settings, plan, run, parts, accelerator, prepared.fingerprint).fit(checkpoint)
     finally:
@@ -130,6 +132,8 @@ class Trainer:
                 self.accelerator.log(values, step=done)
                 self.progress.step(done, values)
                 aside = time.monotonic()
+                if last and self.main:
+                    self.validator.finish()
                 if done in due and self.main:
                     figures = self.validator()
                     metrics.write(kind="validation", step=done, pairs=pairs, figures=figures)

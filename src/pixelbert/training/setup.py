@@ -42,6 +42,7 @@ class Parts:
     train: Records
     val: Records
     reports: dict[str, Any] = field(default_factory=dict)  # of the foreign weights, for run.json
+    calibration: Records | None = None  # training images kept out of training
 
 
 def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Records]:
@@ -67,6 +68,21 @@ def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Record
         except DataError as error:
             raise DataError(f"{prepared.folder}: split '{recipe.data.val_split}': {error}") from error
     return train, val
+
+
+def keep_out(train: Records, recipe: Recipe) -> tuple[Records, Records | None]:
+    """The records to train on, and those of the first images where the task keeps some out to be fitted afterwards.
+
+    Raises DataError when too few are left.
+    """
+    count = TASKS[recipe.task].calibration_images(recipe)
+    if not count:
+        return train, None
+    if train.num_images < count + 2 or count < 2:
+        raise DataError(
+            f"itm.calibration_images keeps {count} of {train.num_images} training image(s) out: at least 2, and 2 left"
+        )
+    return SplitPart(train, count, train.num_images), SplitPart(train, 0, count)
 
 
 def _held_out(prepared: PreparedData, recipe: Recipe, val: Records) -> tuple[Records, Records]:

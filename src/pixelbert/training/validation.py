@@ -51,6 +51,15 @@ class Validator:
         self.keep(figures[self.recipe.validation.select_on])
         return figures
 
+    def finish(self) -> None:
+        """After the last step: what the task fits on training images that were kept out."""
+        if self.parts.calibration is not None:
+            model = self.parts.model
+            batches = self.task.batches(
+                self.recipe, self.parts.calibration, self.parts.processor, model.config, train=False
+            )
+            note(self.task.finish(model, batches, self.scoring))
+
     def keep(self, value: float) -> None:
         """Save the model as the last, and as the best if none before had a higher value."""
         if self.best is None or value > self.best:

@@ -160,14 +160,21 @@ def type_bars(
 
 def question_types(shown: Scored, rows: list[Row], blind: Blind | None) -> list[dict[str, Any]]:
     """The largest question types; where the data names none, by the first two words."""
-    found = type_bars(shown, rows, blind, "question_type", f"{SCORE}.question.")
+    prefix = f"{SCORE}.question."
+    names = sorted((n[len(prefix) :] for n in shown.figures if n.startswith(prefix)), key=len, reverse=True)
+    if names and not any(row.get("question_type") for row in rows):  # rows of an earlier version tell none
+        rows = [{**row, "question_type": _longest(names, str(row["question"]).lower())} for row in rows]
+    found = type_bars(shown, rows, blind, "question_type", prefix)
     if found or not rows:
         return found
     worded = [{**row, "first_words": _first_words(row)} for row in rows]
-    other = (
-        Blind("", 0.0, 0, [], {}, [{**row, "first_words": _first_words(row)} for row in blind.rows]) if blind else None
-    )
-    return type_bars(shown, worded, other, "first_words", "no figure ")
+    other = [{**row, "first_words": _first_words(row)} for row in blind.rows] if blind else []
+    return type_bars(shown, worded, Blind("", 0.0, 0, [], {}, other), "first_words", "no figure ")
+
+
+def _longest(names: list[str], question: str) -> str:
+    """The type of a question by VQA's rule: the longest of the names (longest first) that it begins with."""
+    return next((name for name in names if question.startswith(name)), "none of the above")
 
 
 def _first_words(row: Row) -> str:

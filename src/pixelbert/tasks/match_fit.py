@@ -1,0 +1,62 @@
+"""The match's log-odds fitted on photos that were never trained on (beyond the paper).
+
+Training photos are seen many times, so the head is surer of them than of new ones, and its zero lies wrong for these;
+and where a run has pooled vectors, their similarity knows things that [CLS] does not. Three numbers put both right:
+log-odds = a * [CLS] log-odds + w * scaled cosine + b, a logistic regression on the captions of held-out training photos
+and as many captions of others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pixelbert.tasks.held_out import HeldOutPairs
+
+_PRIOR = 1e-3  # a weak pull towards the head as it is: finite where pairs are told apart perfectly
+
+
+def fit_matches(held_out: HeldOutPairs) -> list[float]:
+    """Fit `model.match_fit` on these images and put it into the model; returns a, w, b."""
+    model, count = held_out.model, len(held_out.records)
+    false = np.array([held_out.false_caption(i) for i in range(count)])
+    images = np.concatenate([held_out.image_of, held_out.image_of])
+    texts = np.concatenate([np.arange(count), false])
+    true = np.repeat([1.0, 0.0], count)
+    features = [_scores(model, held_out, (1.0, 0.0, 0.0), images, texts)]
+    if model.contrastive is not None:
+        features.append(_scores(model, held_out, (0.0, 1.0, 0.0), images, texts))
+    a, *w, b = logistic_regression(np.stack(features, axis=1), true)
+    return _put(model, (a, w[0] if w else 0.0, b))
+
+
+def _scores(
+    model: Any, held_out: HeldOutPairs, fit: tuple[float, float, float], images: np.ndarray, texts: np.ndarray
+) -> np.ndarray:
+    _put(model, fit)
+    return held_out.match_scores(images, texts, "fitting matches")
+
+
+def _put(model: Any, fit: tuple[float, float, float]) -> list[float]:
+    with torch.no_grad():
+        model.match_fit.copy_(torch.tensor(fit))
+    return list(fit)
+
+
+def logistic_regression(x: np.ndarray, y: np.ndarray) -> list[float]:
+    """Weights and, last, the intercept of a logistic regression by Newton: x float64 [N, k], y [N] of 0 and 1."""
+    scale = x.std(axis=0) + 1e-12
+    design = np.concatenate([x / scale, np.ones((len(x), 1))], axis=1)
+    theta = np.zeros(design.shape[1])
+    ridge = _PRIOR * len(x) * np.diag([1.0] * x.shape[1] + [0.0])
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-np.clip(design @ theta, -500, 500)))
+        gradient = design.T @ (p - y) + ridge @ theta
+        hessian = design.T @ (design * (p * (1 - p))[:, None]) + ridge + 1e-9 * np.eye(len(theta))
+        step = np.linalg.solve(hessian, gradient)
+        theta -= step
+        if np.abs(step).max() < 1e-10:
+            break
+    return [*(theta[:-1] / scale).tolist(), float(theta[-1])]

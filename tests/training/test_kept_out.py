@@ -1,0 +1,77 @@
+"""Training photos kept out to fit the matches on, and photos augmented in a few ways whose features are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pixelbert.data.batches import Plan
+from pixelbert.data.records import PreparedData
+from pixelbert.errors import UsageError
+from pixelbert.recipes.schema import load_recipe
+from pixelbert.tasks.inputs import Inputs
+from pixelbert.training.loop import train
+from tiny_runs import BASE, losses, tiny_data, tiny_recipe, weights
+
+
+def test_photos_kept_out_are_never_trained_on_and_the_fit_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, seen = tiny_data(tmp_path), set()
+    real = Inputs.images_of
+
+    def watched(self: Inputs, images: np.ndarray, epochs: np.ndarray) -> object:
+        seen.update((self.records.image_id(int(i)), self.records.num_images) for i in images.ravel())
+        return real(self, images, epochs)
+
+    monkeypatch.setattr(Inputs, "images_of", watched)
+    run = train(tiny_recipe("itm.calibration_images=3"), data, tmp_path / "run").run
+    split = PreparedData(data).split("train")
+    assert {name for name, _ in seen} == {split.image_id(i) for i in range(3, split.num_images)}
+    fit = weights(run)["match_fit"]
+    assert fit.shape == (3,) and not torch.equal(fit, torch.tensor([1.0, 0.0, 0.0]))
+    assert torch.equal(fit, weights(run, ".")["match_fit"])
+
+
+def test_a_task_without_matches_keeps_nothing_out() -> None:
+    recipe = load_recipe("pretrain-tiny", [*BASE.split(" "), "itm.calibration_images=3", "task=question_answering"])
+    from pixelbert.tasks.table import TASKS
+
+    assert TASKS[recipe.task].calibration_images(recipe) == 0
+
+
+def test_views_kept_give_the_same_losses_as_views_computed(tmp_path: Path) -> None:
+    data = tiny_data(tmp_path)
+    changes = ["backbone.frozen_stages=9", "image.augment=crop", "train.feature_views=3"]
+    kept = train(tiny_recipe(*changes, "train.keep_frozen_features=true"), data, tmp_path / "kept").run
+    one = train(tiny_recipe(changes[0], "train.keep_frozen_features=true"), data, tmp_path / "one").run
+    assert [row["loss"] for row in losses(kept) if row["kind"] == "train"] != [
+        row["loss"] for row in losses(one) if row["kind"] == "train"
+    ]
+    with pytest.raises(UsageError, match="feature_views needs"):
+        tiny_recipe("train.feature_views=3")
+
+
+def test_an_epoch_shows_one_view_and_view_0_is_the_photo_itself(tmp_path: Path) -> None:
+    from memory_records import MemoryRecords, batches_of, random_texts
+
+    records = MemoryRecords(tmp_path, random_texts(4, 2), sizes=((40, 40),))
+    plain = batches_of(records)
+    viewed = batches_of(records, augmentation="crop", views=3)
+    rows, seen, cropped = np.arange(8), set(), list[bool]()
+    for epoch in range(20):
+        batch = viewed(Plan(0, rows, np.full(8, epoch), rows))
+        views, images = np.divmod(batch["image_rows"].numpy(), 4)
+        assert sorted(images) == [0, 1, 2, 3]
+        assert images[batch["image_of_text"].numpy()].tolist() == records.image_of.tolist()
+        seen.update(views.tolist())
+        again = viewed.image_batch(images.tolist(), views.tolist())["pixel_values"]
+        assert torch.equal(batch["pixel_values"], again)
+        first = plain.image_batch(images.tolist(), [0] * 4)["pixel_values"]
+        same = np.array([torch.equal(a, b) for a, b in zip(again, first, strict=True)])
+        assert same[views == 0].all()  # a crop may happen to be the whole, so the others are looked at together
+        cropped.extend(~same[views > 0])
+    assert seen == {0, 1, 2} and np.mean(cropped) > 0.8
