@@ -246,6 +246,16 @@ def test_a_partly_right_answer_is_told_with_its_worth(tmp_path: Path) -> None:
     assert "What sport? ✓ tennis 42 % sure, worth 60 % football 8 of 10 tennis 2 of 10" in flat(Page(write_report(run)))
 
 
+def test_question_types_are_counted_by_their_words_where_rows_tell_none(tmp_path: Path) -> None:
+    run = make_task_run(tmp_path / "run", "question_answering")
+    path = run / "validation" / "records.jsonl"
+    rows = [{k: v for k, v in row.items() if k != "question_type"} for row in read_lines(path)]
+    rows[0]["question"] = "Is there another?"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = flat(Page(write_report(run)))
+    assert "is there a 199 " in text and "how many 200 " in text
+
+
 def test_own_questions_without_types_go_by_their_first_words(tmp_path: Path) -> None:
     run = make_task_run(tmp_path / "run", "question_answering")
     path = run / "validation" / "records.jsonl"

@@ -174,7 +174,7 @@ def question_types(shown: Scored, rows: list[Row], blind: Blind | None) -> list[
 
 def _longest(names: list[str], question: str) -> str:
     """The type of a question by VQA's rule: the longest of the names (longest first) that it begins with."""
-    return next((name for name in names if question.startswith(name)), "none of the above")
+    return next((name for name in names if f"{question} ".startswith(f"{name} ")), "none of the above")
 
 
 def _first_words(row: Row) -> str:
