@@ -11,6 +11,7 @@ from attending import config, noise, processor
 from PIL import Image
 
 import pixelbert.inference.attention_check as checking
+from pixelbert import cli
 from pixelbert.bench.quickstart.scenes import draw_scenes
 from pixelbert.errors import DataError, UsageError
 from pixelbert.inference.attention import AttentionMap, Looking, Method
@@ -200,3 +201,26 @@ def test_the_whole_check_on_a_small_model(coco, tmp_path):
         assert 0 <= row["share_on_object"] <= 1
     write_check(tmp_path / "a" / "check.json", result)
     assert json.loads((tmp_path / "a" / "check.json").read_text()) == result
+
+
+def test_the_command_writes_and_prints_every_method(runs, coco, tmp_path, capsys):
+    run, _ = runs("pretraining")
+    out = tmp_path / "check.json"
+    assert cli.main(["check-attention", str(run), str(coco), "--out", str(out), "--method", "rollout"]) == 0
+    printed = capsys.readouterr().out
+    written = json.loads(out.read_text())
+    assert (written["run"], written["data"], written["words"]) == (run.name, "photos", 4)
+    assert f"{written['figures']['share_over_chance']:.2f} times chance" in printed
+    assert {row["name"] for row in written["methods"]} == {"attention", "rollout"}
+    assert all(row["method"] in printed for row in written["methods"])
+
+
+def test_the_command_refuses_what_is_no_pretraining_run(runs, coco, tmp_path, capsys):
+    for arguments, code, sentence in (
+        ([str(runs("question_answering")[0]), str(coco)], 2, "attention is checked on a pretraining run"),
+        ([str(tmp_path / "none"), str(coco)], 5, "no such run folder"),
+        ([str(runs("pretraining")[0]), str(tmp_path)], 3, "has no annotations/instances_*.json"),
+        ([str(runs("pretraining")[0]), str(coco), "--method", "guess"], 2, "no method 'guess'"),
+    ):
+        assert cli.main(["check-attention", *arguments]) == code
+        assert sentence in capsys.readouterr().err
