@@ -15,6 +15,7 @@ from pixelbert import auto as _auto
 if TYPE_CHECKING:
     from pixelbert import metrics as metrics
     from pixelbert.data.prepare import prepare as prepare
+    from pixelbert.inference.predictor import Predictor as Predictor
     from pixelbert.model.config import PixelBertConfig as PixelBertConfig
     from pixelbert.model.heads import PixelBertForImageAndTextRetrieval as PixelBertForImageAndTextRetrieval
     from pixelbert.model.heads import PixelBertForImagesAndTextClassification as PixelBertForImagesAndTextClassification
@@ -37,6 +38,7 @@ _HOME = {
     "PixelBertForQuestionAnswering": "pixelbert.model.heads",
     "PixelBertModel": "pixelbert.model.modeling",
     "PixelBertProcessor": "pixelbert.model.processor",
+    "Predictor": "pixelbert.inference.predictor",
     "evaluate": "pixelbert.training.evaluate",
     "metrics": "pixelbert.metrics",
     "predict": "pixelbert.training.predict",

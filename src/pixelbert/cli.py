@@ -21,6 +21,7 @@ import typer
 
 from pixelbert import __version__
 from pixelbert.errors import DataError, MachineError, PixelBertError, UsageError, nearest
+from pixelbert.verbs import add_verbs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -335,6 +336,9 @@ def check_attention(
     tell = lambda line: print(line, file=sys.stderr)  # noqa: E731
     result = check_run(run, folder, out=out, part=part, photos=photos, methods=method, tell=tell)
     _print_json(result) if as_json else print(table(result))
+
+
+add_verbs(app, _EPILOG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,227 @@
+"""Bad input to the Predictor and its verbs: one sentence that names what is wrong, exception and exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixelbert import cli
+from pixelbert.errors import CheckpointError, DataError, UsageError
+from pixelbert.inference.predictor import Predictor
+from pixelbert.recipes.schema import load_recipe
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def predictors(runs):
+    made: dict[str, Predictor] = {}
+    return lambda task: made.setdefault(task, Predictor.from_pretrained(runs(task)[0]))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    return str(tmp_path / "photo.png")
+
+
+@pytest.fixture
+def broken(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    return str(tmp_path / "broken.jpg")
+
+
+# -- run folders -------------------------------------------------------------------------------------------------------
+
+
+def spoil(runs, tmp_path, change):
+    run = shutil.copytree(runs("retrieval")[0], tmp_path / "run")
+    change(run)
+    return run
+
+
+def newer(run):
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"format": 99}))
+
+
+def cut_weights(run):
+    data = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda run: shutil.rmtree(run), "no such run folder"),
+        (lambda run: (run / "recipe.yaml").unlink(), "not a run folder"),
+        (lambda run: (run / "run.json").unlink(), "half a run folder .no run.json"),
+        (lambda run: (run / "run.json").write_text("{"), "damaged"),
+        (newer, "newer format .99.; update pixelbert"),
+        (lambda run: (run / "recipe.yaml").write_text("task: pixels"), "damaged recipe.yaml"),
+        (lambda run: (run / "model.safetensors").unlink(), "has no trained model yet"),
+        (lambda run: (run / "config.json").unlink(), "no config.json"),
+        (cut_weights, "cannot be loaded"),
+        (lambda run: (run / "tokenizer_config.json").unlink(), "half a run folder .no tokenizer_config.json"),
+        (lambda run: (run / "processor_config.json").unlink(), "half a run folder .no processor_config.json"),
+        (lambda run: (run / "processor_config.json").write_text("{"), "processor cannot be read"),
+        (lambda run: (run / "tokenizer.json").write_text("{"), "processor cannot be read"),
+        (lambda run: (run / "calibration.json").write_text("{"), "calibration.json: damaged"),
+    ],
+)
+def test_folders_that_cannot_be_opened(runs, tmp_path, change, match):
+    with pytest.raises(CheckpointError, match=match) as caught:
+        Predictor.from_pretrained(spoil(runs, tmp_path, change))
+    assert str(tmp_path / "run") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_other_options_of_opening(runs):
+    with pytest.raises(UsageError, match="did you mean 'best'"):
+        Predictor.from_pretrained(runs("retrieval")[0], model="bets")
+    with pytest.raises(UsageError, match="device 'gpu'"):
+        Predictor.from_pretrained(runs("retrieval")[0], device="gpu")
+    with pytest.raises(UsageError, match="precision"):
+        Predictor.from_pretrained(runs("retrieval")[0], precision="float31")
+
+
+# -- a head that is not there ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "verb", "arguments", "other"),
+    [
+        ("pretraining", "ask", (PHOTO, "dog"), "question_answering"),
+        ("pretraining", "compare", (PHOTO, PHOTO, "dog"), "image_pairs"),
+        ("question_answering", "match", (PHOTO, "dog"), "retrieval"),
+        ("question_answering", "rank", (PHOTO, "dog"), "retrieval"),
+        ("retrieval", "fill", (PHOTO, "a ___"), "pretraining"),
+    ],
+)
+def test_a_run_without_the_head_says_which_recipe_trains_it(runs, predictors, task, verb, arguments, other):
+    with pytest.raises(UsageError, match="has no head for .* train one with: pixelbert train ") as caught:
+        getattr(predictors(task), verb)(*arguments)
+    command = str(caught.value).partition("pixelbert train ")[2].split()
+    recipe, own = load_recipe(command[0]), load_recipe("pretrain-tiny")
+    assert recipe.task == other and recipe.backbone.name == own.backbone.name
+    source = [] if other == "pretraining" else ["--from", str(runs(task)[0])]
+    assert command[1:] == ["--data", "DATA", "--out", "RUN2", *source]
+
+
+def test_a_run_without_vectors_says_how_to_get_them(predictors):
+    with pytest.raises(UsageError, match="has no pooled vectors; train with: .*contrastive_size"):
+        predictors("question_answering").image_vectors(PHOTO)
+
+
+# -- texts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("question", "match"),
+    [
+        ("", "the question is empty"),
+        (" \n", "the question is empty"),
+        ("dog " * 10_000, "the question has 10,000 words, more than the 256 that are taken"),
+        (["dog", ""], "question 2 is empty"),
+        ([], "the list of questions is empty"),
+        (["dog", 3], "question 2 is a int, not a string"),
+        (None, "the question is a NoneType"),
+    ],
+)
+def test_questions_that_are_none(predictors, question, match):
+    with pytest.raises(UsageError, match=match):
+        predictors("question_answering").ask(PHOTO, question)
+
+
+def test_lists_that_do_not_fit(predictors):
+    with pytest.raises(UsageError, match="2 images and 3 questions"):
+        predictors("question_answering").ask([PHOTO, PHOTO], ["a", "b", "c"])
+    with pytest.raises(UsageError, match="2 left images, 3 right images and 1 statements"):
+        predictors("image_pairs").compare([PHOTO] * 2, [PHOTO] * 3, "a")
+    with pytest.raises(UsageError, match="rank needs one image or one text"):
+        predictors("retrieval").rank([PHOTO] * 2, ["a", "b"])
+    with pytest.raises(UsageError, match="judges statements about 2 picture"):
+        predictors("image_pairs").compare(PHOTO, None, "a")
+
+
+def test_nothing_to_fill(predictors):
+    with pytest.raises(UsageError, match="the text 'a dog' has no .MASK. .or ___. to fill"):
+        predictors("pretraining").fill(PHOTO, "a dog")
+    with pytest.raises(UsageError, match="lies past the 32 wordpieces"):
+        predictors("pretraining").fill(PHOTO, "dog " * 60 + "___")
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_that_are_none(predictors, photo, broken, tmp_path):
+    ask = predictors("question_answering").ask
+    (tmp_path / "text.txt").write_text("not a photo")
+    for source, match in (
+        (broken, "broken.jpg: "),
+        (str(tmp_path / "text.txt"), "text.txt: is not an image"),
+        (str(tmp_path / "missing.jpg"), "missing.jpg: cannot be read .No such file"),
+        (b"", "the image: is empty"),
+        (7, "the image: is a int"),
+        ([PHOTO, b"x"], "image 2: is not an image"),
+        ("https://example.org/a.jpg", "https://example.org/a.jpg: is a URL"),
+    ):
+        with pytest.raises((DataError, UsageError), match=match):
+            ask(source, "dog")
+    with pytest.raises(UsageError, match="the list of images is empty"):
+        ask([], "dog")
+
+
+def test_of_two_pictures_the_broken_one_is_named(predictors, photo, broken):
+    compare = predictors("image_pairs").compare
+    with pytest.raises(DataError, match="broken.jpg: "):
+        compare(photo, broken, "a dog")
+    with pytest.raises(DataError, match="the right image: is empty"):
+        compare(photo, b"", "a dog")
+    with pytest.raises(DataError, match="the left image: is not an image"):
+        compare(b"GIF", photo, "a dog")
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"word": "cat"}, "the word 'cat' is not in the sentence; its words are: a, red, dog"),
+        ({"word": "dog", "layer": 3}, "layer 3: the model has layers 1 to 2"),
+        ({"word": "dog", "layer": 0}, "layer 0"),
+        ({"word": "dog", "head": 3}, "head 3: the model has heads 1 to 2"),
+        ({"word": "dog", "method": "atention"}, "did you mean 'attention'"),
+    ],
+)
+def test_attend_out_of_range(predictors, options, match):
+    with pytest.raises(UsageError, match=match):
+        predictors("pretraining").attend(PHOTO, "a red dog", **options)
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["ask", "NOWHERE", "PHOTO", "dog?"], 5, "NOWHERE: no such run folder"),
+        (["ask", "RUN", "PHOTO", ""], 2, "the question is empty"),
+        (["ask", "RUN", "BROKEN", "dog?"], 3, "BROKEN: "),
+        (["match", "RUN", "PHOTO", "dog"], 2, "RUN: has no head for matches"),
+        (["compare", "RUN", "dog"], 2, "compare: 0 pictures given"),
+        (["rank", "RUN", "PHOTO"], 2, "missing option '--text'"),
+        (["attend", "RUN", "PHOTO", "a dog", "--word", "cat"], 2, "its words are: a, dog"),
+    ],
+)
+def test_exit_code_and_sentence(runs, photo, broken, capsys, arguments, code, sentence):
+    names = {"RUN": str(runs("question_answering")[0]), "PHOTO": photo, "BROKEN": broken}
+    assert cli.main([names.get(argument, argument) for argument in arguments]) == code
+    printed = capsys.readouterr().err
+    for name, value in names.items():
+        sentence = sentence.replace(name, value)
+    assert sentence in printed and printed.count("\n") == 1 and "Traceback" not in printed
