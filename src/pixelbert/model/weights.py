@@ -428,8 +428,6 @@ def load_pretrained(cls: type[Model], folder: str | Path, fresh: Sequence[str] =
         transformers.utils.logging.set_verbosity(level)
         if bars:
             transformers.utils.logging.enable_progress_bar()
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
     misshaped = [f"{name} {list(theirs)} instead of {list(ours)}" for name, theirs, ours in info["mismatched_keys"]]
     for problem, keys in (
         ("of another shape", misshaped),

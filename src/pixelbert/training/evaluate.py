@@ -30,11 +30,6 @@ _SUMMARY = (
     "records", "temperature", "shift", "ece_before", "ece_after", "threshold", "coverage", "risk", "risk_of_all",
 )  # fmt: skip
 
-# What of the calibration stands beside the figures.
-_SUMMARY = (
-    "records", "temperature", "shift", "ece_before", "ece_after", "threshold", "coverage", "risk", "risk_of_all",
-)  # fmt: skip
-
 
 def evaluate(
     run: str | Path,
@@ -50,9 +45,6 @@ def evaluate(
     model: str = "best",
 ) -> dict[str, Any]:
     """Score a run on a split of prepared data by its task's rules; writes RUN/evaluation/SPLIT/, or SPLIT-foldsN/.
-
-    On the recipe's own val split, whole, it also writes RUN/calibration.json: what the model's probabilities are worth
-    (tasks/calibration.py), which the Predictor then uses.
 
     On the recipe's own val split, whole, it also writes RUN/calibration.json: what the model's probabilities are worth
     (tasks/calibration.py), which the Predictor then uses.
@@ -114,8 +106,6 @@ def evaluate(
 
     write_folder(folder / "evaluation" / name, fill)
     shutil.rmtree(partial, ignore_errors=True)
-    if calibration is not None:
-        write_file(folder / FILE, json.dumps(calibration, indent=1) + "\n")
     if calibration is not None:
         write_file(folder / FILE, json.dumps(calibration, indent=1) + "\n")
     renew_report(folder, lambda text: print(text, file=sys.stderr), blind=blind)
