@@ -51,6 +51,8 @@ class AutoConfig:
 from transformers.base import Auto
 class AutoModel(Auto):
     known = {}
+class AutoModelForVisualQuestionAnswering(Auto):
+    known = {}
 class AutoModelForPreTraining(Auto):
     known = {}
     from_config = classmethod(Auto.from_config.__func__)     # its own, as transformers gives some classes
@@ -79,6 +81,7 @@ names = "PixelBertModel", "PixelBertForPreTraining", "PixelBertProcessor", "Pixe
 classes = {name: type(name, (), {}) for name in names}
 module("pixelbert.model.config", PixelBertConfig=PixelBertConfig)
 module("pixelbert.model.modeling", **classes)
+module("pixelbert.model.heads", PixelBertForQuestionAnswering=type("PixelBertForQuestionAnswering", (), {}))
 module("pixelbert.model.processor", **classes)
 """,
 }
@@ -198,7 +201,13 @@ with ThreadPoolExecutor(8) as pool:
 
 def test_real_model_through_the_real_auto_classes(tmp_path):
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, BertConfig
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForPreTraining,
+        AutoModelForVisualQuestionAnswering,
+        BertConfig,
+    )
 
     text = BertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     config = pixelbert.PixelBertConfig(text_config=text, backbone="resnet10t", visual_pool=False)
@@ -210,6 +219,17 @@ def test_real_model_through_the_real_auto_classes(tmp_path):
     assert type(again) is pixelbert.PixelBertForPreTraining
     theirs = again.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
+    config.id2label = {0: "yes", 1: "no", 2: "red"}
+    asked = pixelbert.PixelBertForQuestionAnswering(config)
+    asked.save_pretrained(tmp_path / "vqa")
+    again = AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path / "vqa")
+    assert type(again) is pixelbert.PixelBertForQuestionAnswering
+    assert again.config.id2label == config.id2label
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in asked.state_dict().items())
+    for name in ("PixelBertForImagesAndTextClassification", "PixelBertForImageAndTextRetrieval"):
+        head = getattr(pixelbert, name)  # these have no Auto class
+        head(config).save_pretrained(tmp_path / name)
+        assert type(head.from_pretrained(tmp_path / name)) is head
 
 
 def test_real_processor_through_the_real_auto_class(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from pixelbert import __version__, cli
 from pixelbert.errors import CheckpointError, DataError, MachineError, TrainingStopped, UsageError
 
-VERBS = ("doctor", "recipes", "prepare", "train", "evaluate", "bench", "quickstart")
+VERBS = ("doctor", "recipes", "prepare", "train", "evaluate", "predict", "bench", "quickstart")
 TRAIN = ["train", "pretrain-tiny", "--data", "D", "--out", "R"]
 
 

@@ -85,4 +85,5 @@ def picture(path: Path, seed: int) -> Path:
 
 
 def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))

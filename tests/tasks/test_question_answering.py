@@ -76,8 +76,21 @@ def test_the_list_keeps_answers_of_enough_questions_most_frequent_first() -> Non
     targets: list[dict[str, Any]] = [{"multiple_choice_answer": "two", "answers": ten(*["two"] * 10)}] * 3
     targets += [{"answers": ["red", "Red", "blue"]}] * 2 + [{"answers": ["green"]}] + [{}]
     assert answer_list(targets, 2) == ["2", "red"]
-    with pytest.raises(DataError, match="at least 9 of the 6 questions"):
-        answer_list(targets)
+    with pytest.raises(DataError, match="at least 9 of the 6 questions with answers"):
+        answer_list(targets, 9)
+
+
+def test_without_a_number_nine_questions_or_as_few_as_keep_four_in_five() -> None:
+    def told(**counts: int) -> list[dict[str, Any]]:
+        return [{"answers": [answer]} for answer, count in counts.items() for _ in range(count)]
+
+    assert answer_list(told(yes=60, no=20, red=8, blue=9, pink=3)) == ["yes", "no", "blue"]  # 9: 89 of 100 questions
+    assert answer_list(told(yes=30, no=30, red=8, blue=8, pink=7, grey=2)) == ["no", "yes", "blue", "red"]  # 8
+    assert answer_list(told(yes=1, no=1, red=1)) == ["no", "red", "yes"]
+    assert answer_list([*told(yes=4, no=1), {}]) == ["yes"]  # 4 of 5 is enough
+    assert answer_list([*told(yes=3), {"answers": ["A dog", "dog"]}, {"answers": ["The dog!"]}]) == ["yes", "dog"]
+    with pytest.raises(DataError, match="none of the training questions has an answer"):
+        answer_list([{}])
 
 
 def test_the_loss_is_summed_over_answers_and_questions() -> None:

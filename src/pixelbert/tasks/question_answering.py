@@ -62,6 +62,8 @@ def answer_list(targets: Iterable[Mapping[str, Any]], min_count: int | None = No
         for number, target in enumerate(targets)
         if given_answers(target)
     ]
+    if not annotations:
+        raise DataError("none of the training questions has an answer")
     if min_count is None:
         min_count = _min_count(normalize_answer(str(one["multiple_choice_answer"])) for one in annotations)
     answers = vqa_answer_vocabulary(annotations, min_count)
