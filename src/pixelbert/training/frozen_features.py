@@ -294,6 +294,7 @@ def scoring_encoder(
     """
     if not recipe.train.keep_frozen_features or not _stays_frozen(recipe, model.visual):
         return None
+    model.visual.set_frozen_stages(least_frozen_stages(recipe))  # a model that was loaded does not know it
     features = _features(recipe, run, model, batches, f"{fingerprint} {[split]}")
     features.announce = scoring.announce
     if scoring.images and batches.records.second_image(0) < 0:  # a second image may be any of the split
