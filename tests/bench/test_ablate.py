@@ -1,0 +1,83 @@
+"""Table 6: its arithmetic by hand, and rows run end to end on tiny data, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pixelbert.bench import ablate as module
+from pixelbert.bench.ablate import ROWS, Ablation, AblationResult, ablate, difference, table
+from pixelbert.errors import UsageError
+from pixelbert.recipes.schema import load_recipe
+from tiny_runs import BASE
+from tiny_tasks import TASKS, task_data
+
+
+def test_differences_are_paired_by_record() -> None:
+    first = {0: {"a": 100.0, "b": 0.0, "c": 100.0, "d": 100.0}}
+    second = {0: {"a": 100.0, "b": 0.0, "c": 0.0, "d": 0.0}}
+    gap, error = difference(first, second)
+    assert gap == 50.0 and error == pytest.approx(np.std([0, 0, 100, 100], ddof=1) / 2)
+
+
+def test_seeds_that_disagree_widen_the_error() -> None:
+    ones, zeros = dict.fromkeys("abcd", 100.0), dict.fromkeys("abcd", 0.0)
+    gap, error = difference({0: ones, 1: zeros}, {0: zeros, 1: zeros})
+    assert gap == 50.0 and error == pytest.approx(50.0)  # each record's mean is 50, the seeds' are 100 and 0
+
+
+def test_rows_are_the_papers() -> None:
+    for row in ROWS[1:]:
+        recipe = load_recipe("pretrain-r50", row.changes())
+        assert (bool(recipe.loss.mlm), bool(recipe.loss.itm)) == (row.mlm, row.itm)
+        assert recipe.loss.contrastive == 0 and recipe.phases == []
+        assert recipe.visual.num_sampled_pixels == (100 if row.sampled else 0)
+    assert not ROWS[0].pretrained and ROWS[5].larger
+
+
+def test_the_table_shows_means_and_spread_beside_the_paper() -> None:
+    one = {"vqa_score": 50.0, "i2t_r1": 10.0, "t2i_r1": 20.0, "accuracy": 60.0}
+    other = one | {"vqa_score": 54.0}
+    text = table(AblationResult({5: {0: one, 1: other}}))
+    assert "| 5 | MLM + ITM, random pixels | 71.3 / **52.0** ± 2.8 | 75.7 / **10.0** ± 0.0 |" in text
+
+
+def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {task: str(task_data(tmp_path / task, task)) for task in TASKS}
+    asked = Ablation(
+        {"pairs": data["retrieval"], "vqa": data["question_answering"], "nlvr2": data["image_pairs"]},
+        size="tiny", rows=(1, 5), pairs=16, examples=16, retrieval_examples=8, retrieval_images=3,
+        overrides=(*BASE.split(" "), "answers.min_count=1", "ranking.negatives=3"),
+    )  # fmt: skip
+    runs: list[str] = []
+    real = module._run
+
+    def stopping(recipe: object, data: str, run: Path, *rest: object) -> dict[str, float]:
+        if len(runs) == 5 and not (tmp_path / "went on").exists():
+            (tmp_path / "went on").touch()
+            raise KeyboardInterrupt
+        runs.append(str(run.relative_to(tmp_path / "out")))
+        return real(recipe, data, run, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_run", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(tmp_path / "out", asked, say=lambda text: None)
+    assert runs == [
+        "row-1/seed-0/vqa", "row-1/seed-0/retrieval", "row-1/seed-0/nlvr2", "row-5/seed-0/pretraining",
+        "row-5/seed-0/vqa",
+    ]  # fmt: skip
+    result = ablate(tmp_path / "out", asked, say=lambda text: None)
+    assert runs[5:] == [
+        "row-5/seed-0/pretraining", "row-5/seed-0/vqa", "row-5/seed-0/retrieval", "row-5/seed-0/nlvr2",
+    ]  # fmt: skip
+    kept = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert set(kept["figures"]) == {"1", "5"} and result.figures[5][0].keys() == {
+        "vqa_score", "i2t_r1", "t2i_r1", "accuracy",
+    }  # fmt: skip
+    assert {c["rows"][1] for c in kept["claims"]} == {1}
+    assert (tmp_path / "out" / "table.md").read_text() == result.table
+    with pytest.raises(UsageError, match="another pairs"):
+        ablate(tmp_path / "out", Ablation(asked.data, size="tiny", pairs=17), say=lambda text: None)
