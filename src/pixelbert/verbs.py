@@ -5,10 +5,12 @@ Like `cli.py`: parse, call, show. Nothing heavy is imported before a verb runs.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,16 +131,29 @@ def attend(
         print(f"  {out}")
 
 
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Garbage collection off: imports leave none, and looking for it is a sixth of their time (docs/predictor.md)."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _answer(
     run: Path, call: Callable[[Predictor], Any], show: str, as_json: bool, timing: bool, allow_urls: bool
 ) -> None:
     """Open the run, call, print; the time of each part on stderr when wanted."""
     times = [time.perf_counter()]
-    from pixelbert.inference.predictor import Predictor
+    with _no_collector():
+        from pixelbert.inference.predictor import Predictor
 
-    times.append(time.perf_counter())
-    predictor = Predictor.from_pretrained(run, allow_urls=allow_urls)
-    times.append(time.perf_counter())
+        times.append(time.perf_counter())
+        predictor = Predictor.from_pretrained(run, allow_urls=allow_urls)
+        times.append(time.perf_counter())
     result = call(predictor)
     times.append(time.perf_counter())
     if as_json:

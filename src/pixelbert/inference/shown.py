@@ -60,7 +60,7 @@ def show_filling(filling: Filling) -> None:
         for i in range(max(len(place.guesses), len(place.without))):
             table.add_row(*_guess(place.guesses, i, "cyan"), *_guess(place.without, i, "dim"))
         _console().print(table)
-    _remarks(filling)
+    _cut(filling)
 
 
 def show_ranking(ranking: Sequence[Ranked]) -> None:
@@ -105,9 +105,13 @@ def _guess(guesses: Sequence[Guess], place: int, style: str) -> tuple[Text, Text
     return Text(f"  {guess.text}"), line
 
 
-def _remarks(result: Result) -> None:
+def _cut(result: Result) -> None:
     if result.cut:
         _console().print("  [dim]the text is longer than the model reads: its end was left out[/dim]")
+
+
+def _remarks(result: Result) -> None:
+    _cut(result)
     if not result.calibrated:
         _console().print("  [dim]not calibrated: pixelbert evaluate RUN --data DATA does that[/dim]")
 
