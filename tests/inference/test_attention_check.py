@@ -93,9 +93,17 @@ def load(path: str) -> np.ndarray:
 def test_the_best_method_is_chosen_on_other_photos():
     """Two methods, each the best on one half by luck: what is reported is what the other half chose."""
     over = np.array([[3.0, 0.5, 3.0, 0.5], [0.5, 3.0, 0.5, 3.0]])
-    values, chosen = checking._best_of_other_half(over, np.array([0, 1, 2, 3]))
+    values, chosen = checking._best_of_other_half(over, over, np.array([0, 1, 2, 3]))
     assert chosen == [1, 0]
     assert values.tolist() == [0.5, 0.5, 0.5, 0.5]
+
+
+def test_the_best_method_is_the_one_most_above_its_control():
+    """The first falls on objects whatever the word; the second only on the one that is named."""
+    over, control = np.array([[3.0, 3.0], [2.0, 2.0]]), np.array([[3.0, 3.0], [1.0, 1.0]])
+    values, chosen = checking._best_of_other_half(over, over - control, np.array([0, 1]))
+    assert chosen == [1, 1]
+    assert values.tolist() == [2, 2]
 
 
 def test_the_interval_resamples_photos_not_words():

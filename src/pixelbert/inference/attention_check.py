@@ -6,8 +6,9 @@ is measured for a control, the word of another caption with its caption (of anot
 scored on the same boxes: what is above 1 there is no answer to the word, only where any word looks (the middle, the
 large thing).
 
-Choosing the best of many methods on the words that it is then measured on would flatter it. So photos are in two
-halves; the best on one half is measured on the other, and both halves together are the figure `share_over_chance`.
+The best method is the one most above its control. Choosing it on the words that it is then measured on would flatter
+it, so photos are in two halves: the best on one half is measured on the other, and both halves together are the figure
+`share_over_chance`.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def check_attention(
     area = areas[used]
     over, control = shares[:, used] / area, controls[:, used] / area
     rows = [_row(method, shares[i, used], area, over[i], control[i], photo_of, seed) for i, method in enumerate(listed)]
-    best, halves = _best_of_other_half(over, photo_of)
+    best, halves = _best_of_other_half(over, over - control, photo_of)
     value, interval = _mean(best, photo_of, seed)
     first = rows[listed.index(FIRST)]
     return {
@@ -197,13 +198,16 @@ def foreign_words(named: Sequence[NamedObject], seed: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def _best_of_other_half(over: np.ndarray, photo_of: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """For every word the ratio of the method that is best on the other half of photos; and both halves' methods."""
+def _best_of_other_half(over: np.ndarray, gain: np.ndarray, photo_of: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """For every word the ratio of the method of most gain on the other half of photos; and both halves' methods.
+
+    over, gain: float64 [methods, words]; photo_of: int64 [words].
+    """
     best, halves = np.zeros(over.shape[1]), []
     for half in (0, 1):
         here = photo_of % 2 == half
         elsewhere = ~here if (~here).any() and here.any() else here | ~here
-        halves.append(int(over[:, elsewhere].mean(1).argmax()))
+        halves.append(int(gain[:, elsewhere].mean(1).argmax()))
         best[here] = over[halves[-1]][here]
     return best, halves
 

@@ -6,7 +6,7 @@ resized photo that begin at (s i, s j); divided by h / H and w / W these are pix
 w is padding: a cell that begins there is no part of the photo, one that only reaches there ends at the photo's edge.
 
 A cell's vector sees more than its square: on EfficientNet-Lite0 its input gradient has a spread of 1.4 cells around
-the middle of the square, and that middle is right to within a tenth of a cell.
+the middle of the square, and that middle is right to within a sixth of a cell (docs/attention.md).
 """
 
 from __future__ import annotations
