@@ -32,8 +32,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     for seed, name in enumerate(_PHOTOS):
         picture(folder / "photos" / f"{name}.jpg", seed)
-    for name, task in (("vqa", "question_answering"), ("nlvr2", "image_pairs"), ("retrieval", "retrieval")):
+    for name in ("vqa", "nlvr2", "nlvr", "retrieval"):
         own = load_recipe(f"{name}-small").model_dump(mode="json")  # what the task's own settings are stays
+        task = own["task"]
         kept = [f"{key}={json.dumps(own[key])}" for key in ("head", "ranking")]
         small = ("schedule.pairs=16", "validation.shortlist=0", "ranking.negatives=3", f"task={task}")
         recipe = load_recipe("pretrain-tiny", [*BASE.split(" "), *kept, *small])
@@ -88,5 +89,6 @@ def test_what_the_documentation_says_of_the_files(repository: Path, place: Path)
     assert {"vqa_score", "vqa_score_blind", "vqa_score_gain_blind"} <= set(figures)
     several = PreparedData(place / "data/several").split("train")
     assert [len(several.target(record)["answers"]) for record in range(3)] == [3, 4, 1]
-    config = json.loads((place / "runs/statements/config.json").read_text())
-    assert config["num_images"] == 1 and config["image_type"]
+    pictures = {run: json.loads((place / f"runs/{run}/config.json").read_text())["num_images"]
+                for run in ("pairs", "statements")}  # fmt: skip
+    assert pictures == {"pairs": 2, "statements": 1}
