@@ -365,6 +365,8 @@ def test_initial_weights_are_berts_and_the_cnn_keeps_timms() -> None:
     assert model.itm_head.bias.abs().max() == 0
     conv = model.pixelbert.visual.body.layer4[1].conv1.weight
     assert conv.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.05)  # kaiming, fan out
+    stem = model.pixelbert.visual.body.conv1.weight
+    assert stem.std().item() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.05)  # far from 0.02
 
 
 # -- transformers' Trainer ---------------------------------------------------------------------------------------------

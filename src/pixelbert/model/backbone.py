@@ -69,6 +69,7 @@ class VisualBackbone(nn.Module):
         self._padding: _Padding | None = None
         for module in self.body.modules():
             self._guard(module)
+            module._is_hf_initialized = True  # transformers' own first weights would replace timm's, children first
         self.set_frozen_stages(config.frozen_stages)
 
     # -- padding ---------------------------------------------------------------------------------------------------

@@ -48,9 +48,7 @@ class PixelBertPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """BERT's normal(0, 0.02) everywhere but in the CNN, which timm initialises itself."""
-        if isinstance(module, VisualBackbone):
-            for part in module.body.modules():
-                part._is_hf_initialized = True
+        if isinstance(module, VisualBackbone):  # its CNN is marked as initialised when it is built
             for name, value in (("mean", self.config.image_mean), ("std", self.config.image_std)):
                 init.copy_(getattr(module, name), torch.tensor(value).view(1, -1, 1, 1))
         elif not getattr(module, "_is_hf_initialized", False):
