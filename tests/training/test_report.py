@@ -397,7 +397,7 @@ def test_an_evaluation_before_the_last_validation_stays_aside(tmp_path: Path) ->
 
 def test_changed_settings_are_told_beside_the_recipe(run: Path) -> None:
     text = Page(write_report(run)).flat
-    assert re.search(r"Changed from the recipe pretrain-tiny.*schedule\.pairs 40000 25600", text)
+    assert re.search(r"Changed from the recipe pretrain-tiny.*schedule\.pairs 60000 25600", text)
 
 
 def test_only_the_telling_places_are_open(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 Every caption names things so that one masked word can be filled in by looking: shapes and colours are unique in a
 scene. Several name a shape without its colour: colours are seen so much sooner that beside them nothing would press a
-small CNN to see shapes. What a model gets without looking, from the caption's other words (chance, by construction of `world`):
+small CNN to see shapes.
+
+What a model gets without looking, from the caption's other words (chance, by construction of `world`):
 
 - a colour or shape word: 1 in 6 when the caption names no other colour (shape), 1 in 5 when it names one;
 - a row or column word: 1 in 3; a relation (above or below, left or right): 1 in 2;
