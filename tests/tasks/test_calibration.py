@@ -24,19 +24,19 @@ from pixelbert.tasks.calibration import (
 )
 
 
-def drawn(temperature: float, shift: float, answers: bool, count: int = 4000, seed: int = 0) -> Stated:
+def drawn(temperature: float, shift: float, shifted: bool, count: int = 4000, seed: int = 0) -> Stated:
     """A model that states `log_odds`, while the truth is drawn from the scaled ones."""
     draw = np.random.default_rng(seed)
     log_odds = draw.normal(0, 3, count)
     chance = 1 / (1 + np.exp(-(log_odds / temperature + shift)))
-    return Stated(log_odds, (draw.random(count) < chance).astype(float), answers)
+    return Stated(log_odds, (draw.random(count) < chance).astype(float), shifted, shifted)
 
 
 def test_fit_finds_what_the_truth_was_drawn_from():
-    found = fit(drawn(2.5, -0.8, answers=True))
+    found = fit(drawn(2.5, -0.8, shifted=True))
     assert found.temperature == pytest.approx(2.5, rel=0.08)
     assert found.shift == pytest.approx(-0.8, abs=0.1)
-    assert fit(drawn(0.5, 0.0, answers=False)).temperature == pytest.approx(0.5, rel=0.08)
+    assert fit(drawn(0.5, 0.0, shifted=False)).temperature == pytest.approx(0.5, rel=0.08)
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -57,7 +57,7 @@ def test_fit_is_the_best_of_a_grid(answers):
 )
 @pytest.mark.parametrize("answers", [True, False])
 def test_few_records_still_give_a_finite_scale(log_odds, worth, answers):
-    found = calibrate(Stated(np.array(log_odds), np.array(worth), answers))
+    found = calibrate(Stated(np.array(log_odds), np.array(worth), answers, answers))
     assert 0 < found["temperature"] <= 100 and np.isfinite(found["shift"])
     json.dumps(found, allow_nan=False)
 
@@ -72,14 +72,14 @@ def test_reliability_by_hand():
 
 
 def test_error_falls_on_records_the_scale_was_not_fitted_on():
-    stated = drawn(3.0, -0.5, answers=True)
+    stated = drawn(3.0, -0.5, shifted=True)
     found = calibrate(stated)
     assert found["ece_before"] > 0.15 > 0.03 > found["ece_after"]
     assert found["nll_after"] < found["nll_before"]
 
 
 def test_held_out_probability_leaves_the_own_fifth_out():
-    stated = drawn(2.0, 0.0, answers=False, count=50)
+    stated = drawn(2.0, 0.0, shifted=False, count=50)
     rest = Stated(stated.log_odds[10:], stated.worth[10:])
     expected = fit(rest).probability(stated.log_odds[:10])
     np.testing.assert_allclose(held_out_probability(stated)[:10], expected)
@@ -107,7 +107,7 @@ def test_threshold_is_where_right_less_wrong_is_most(worth, expected):
 
 
 def test_threshold_beats_every_other_on_drawn_questions():
-    stated = drawn(1.5, -1.0, answers=True, count=500)
+    stated = drawn(1.5, -1.0, shifted=True, count=500)
     found = calibrate(stated)
     p = scale_of(found).probability(stated.log_odds)
     gain = lambda least: (2 * stated.worth[p >= least] - 1).sum()  # noqa: E731
@@ -118,11 +118,17 @@ def test_threshold_beats_every_other_on_drawn_questions():
 
 
 def test_statements_are_never_silent_and_keep_their_verdict():
-    stated = drawn(2.0, 1.0, answers=False)
+    stated = drawn(2.0, 1.0, shifted=False)
     found = calibrate(stated)
     assert "threshold" not in found and found["shift"] == 0
     p = scale_of(found).probability(stated.log_odds)
     assert ((p > 0.5) == (stated.log_odds > 0)).all()
+
+
+def test_matches_are_shifted_but_never_silent():
+    stated = drawn(1.0, 1.5, shifted=True)
+    found = calibrate(Stated(stated.log_odds, stated.worth, shifted=True))
+    assert found["shift"] == pytest.approx(1.5, abs=0.15) and "threshold" not in found
 
 
 def test_no_file_changes_nothing(tmp_path):

@@ -16,7 +16,7 @@ def written(run, answers: bool) -> dict:
     draw = np.random.default_rng(0)
     log_odds = draw.normal(0, 3, 400)
     worth = (draw.random(400) < 1 / (1 + np.exp(1 - log_odds / 2))).astype(float)
-    found = calibrate(Stated(log_odds, worth, answers))
+    found = calibrate(Stated(log_odds, worth, True, answers))
     (run / "calibration.json").write_text(json.dumps(found))
     return found
 
@@ -43,6 +43,6 @@ def test_charts_hold_the_numbers(tmp_path, answers, charts):
 
 
 def test_a_run_that_never_answers_says_so(tmp_path):
-    found = calibrate(Stated(np.linspace(-1, 1, 30), np.zeros(30), answers=True))
+    found = calibrate(Stated(np.linspace(-1, 1, 30), np.zeros(30), shifted=True, answers=True))
     (tmp_path / "calibration.json").write_text(json.dumps(found))
     assert "says it does not know" in calibration_fragment(tmp_path)

@@ -54,7 +54,8 @@ class Answer(Result):
 class Match(Result):
     """Whether a text and a picture belong together.
 
-    probability: against one random text of another picture. log_odds: as the model states it, for ordering.
+    probability: against one random text of another picture; `matches` from one half on. log_odds: as the model states
+    it, before calibration.
     """
 
     matches: bool

@@ -117,7 +117,7 @@ class Predictor:
         log_odds, cut = self._scores([(picture,) for picture in pictures], listed)
         chances = self._scale.probability(log_odds.numpy())
         found = [
-            Match(text, self.calibrated, cut[row], bool(log_odds[row] > 0), float(chances[row]), float(log_odds[row]))
+            Match(text, self.calibrated, cut[row], bool(chances[row] > 0.5), float(chances[row]), float(log_odds[row]))
             for row, text in enumerate(listed)
         ]
         return found[0] if one else found

@@ -6,10 +6,11 @@ A model states a number for each record; what was found there is its worth, 0 to
   people gave is worth 0.6). The head is one sigmoid an answer, trained on that worth; the largest of thousands is
   stated too high, so a shift is fitted beside the temperature;
 - a statement about pictures: the chance that it is true;
-- a match: the chance that text and picture belong together, when as many texts are another picture's as its own.
+- a match: the chance that text and picture belong together, when as many texts are another picture's as its own. Here
+  too a shift: training on hard negatives moves all log-odds (measured: docs/predictor.md), and the verdict with them.
 
-Statements and matches get a temperature alone, so that their verdict at one half stays what `evaluate` counts.
-Temperature scaling: Guo et al. 2017. Pure NumPy.
+Statements get a temperature alone: their verdict at one half stays what `evaluate` counts. Temperature scaling: Guo et
+al. 2017. Pure NumPy.
 """
 
 from __future__ import annotations
@@ -37,18 +38,20 @@ _CURVE = 200  # points kept of the risk-coverage curve
 class Stated:
     """What a model stated of held-out records: log_odds float64 [N], and the worth found, float64 [N] within 0..1.
 
-    answers: the log-odds are those of the best of many answers, so a shift is fitted too, and silence is possible.
+    shifted: a shift is fitted beside the temperature. answers: the log-odds are those of the best of many answers, so
+    silence is possible.
     """
 
     log_odds: np.ndarray
     worth: np.ndarray
+    shifted: bool = False
     answers: bool = False
 
     @classmethod
-    def of_probabilities(cls, probability: Any, worth: Any, answers: bool = False) -> Stated:
+    def of_probabilities(cls, probability: Any, worth: Any, shifted: bool = False, answers: bool = False) -> Stated:
         """From probabilities as a float32 sigmoid gives them: 0 and 1 are taken as far as float32 can tell."""
         p = np.clip(np.asarray(probability, dtype=np.float64), 1e-38, 1 - 2**-25)
-        return cls(np.log(p) - np.log1p(-p), np.asarray(worth, dtype=np.float64), answers)
+        return cls(np.log(p) - np.log1p(-p), np.asarray(worth, dtype=np.float64), shifted, answers)
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,12 @@ class Scale:
 
 
 def fit(stated: Stated) -> Scale:
-    """The temperature (and for answers the shift) under which what was found is likeliest: least NLL, by Newton.
+    """The temperature (and where wanted the shift) under which what was found is likeliest: least NLL, by Newton.
 
     One pseudo-record for temperature 1 and shift 0 keeps the fit finite where a few records are told apart perfectly.
     """
     x = stated.log_odds[:, None]
-    if stated.answers:
+    if stated.shifted:
         x = np.concatenate([x, np.ones_like(x)], axis=1)
     start = np.array([1.0, 0.0])[: x.shape[1]]
     theta = start.copy()
@@ -84,7 +87,7 @@ def fit(stated: Stated) -> Scale:
         theta = theta - step
         if np.abs(step).max() < 1e-9:
             break
-    shift = float(theta[1]) if stated.answers else 0.0
+    shift = float(theta[1]) if stated.shifted else 0.0
     return Scale(1 / max(float(theta[0]), 1 / _LARGEST), shift)
 
 
@@ -130,7 +133,7 @@ def held_out_probability(stated: Stated) -> np.ndarray:
     result = np.empty(len(stated.worth))
     for fold in folds:
         rest = np.setdiff1d(np.arange(len(stated.worth)), fold)
-        scale = fit(Stated(stated.log_odds[rest], stated.worth[rest], stated.answers)) if len(rest) else Scale()
+        scale = fit(Stated(stated.log_odds[rest], stated.worth[rest], stated.shifted)) if len(rest) else Scale()
         result[fold] = scale.probability(stated.log_odds[fold])
     return result
 

@@ -111,7 +111,7 @@ class HeldOutPairs:
     def stated(self) -> Stated:
         """`matches`, text by text: as many true ones as false ones."""
         log_odds = np.stack(self.matches, axis=1)
-        return Stated(log_odds.ravel(), np.tile([1.0, 0.0], len(log_odds)))
+        return Stated(log_odds.ravel(), np.tile([1.0, 0.0], len(log_odds)), shifted=True)
 
     def false_caption(self, i: int) -> int:
         """A random caption of another image, not equal to one of this image's own: its place among `records`."""

@@ -246,7 +246,7 @@ class QuestionAnswering(Task):
         ]  # fmt: skip
         outcome = record_outcome(figures, rows, batches)
         stated = [probability for _, probability in answered]
-        outcome.stated = lambda: Stated.of_probabilities(stated, np.array(worth) / 100, answers=True)
+        outcome.stated = lambda: Stated.of_probabilities(stated, np.array(worth) / 100, True, answers=True)
         return outcome
 
     def predict(self, model: Any, batches: QuestionBatches, scoring: Scoring) -> Submission:
