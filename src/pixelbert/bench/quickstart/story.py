@@ -1,10 +1,11 @@
-"""`pixelbert quickstart`: draw scenes, prepare them, pretrain the tiny size and a blind model, tell what came of it.
+"""`pixelbert quickstart`: draw scenes, pretrain the tiny size on them, fine-tune the three tasks, tell what came of it.
 
     OUT/quickstart.json   what was asked for, and when finished the figures
+    OUT/report.html       the whole story on one page
     OUT/scenes/           the drawn world (`scenes`)
-    OUT/data/             the same as prepared data
-    OUT/run/              the pretrained run, with its report
-    OUT/run-blind/        the same recipe and steps with every picture replaced by a constant
+    OUT/data/             the same as prepared data: pairs, questions, statements; vocab.txt of their words
+    OUT/pretraining/      the runs, with their reports: also questions, statements and retrieval, which start from it
+    OUT/pretraining-blind/ ...  the same recipes and steps with every picture replaced by a constant
 
 Nothing is downloaded. Stopped half-way, the same command goes on where it was; after a finished quickstart it starts
 anew.
@@ -19,16 +20,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pixelbert.bench.quickstart.chain import RUNS, Beside, cores, name_of, train_all
 from pixelbert.bench.quickstart.scenes import VERSION, described, draw_scenes
 from pixelbert.bench.quickstart.world import WORD_CLASSES
 from pixelbert.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
-RECIPE = "pretrain-tiny"
 SCENES = {"train": 2000, "val": 200, "test": 200}
-_PARTS = ("scenes", "data", "run", "run-blind")
+_BLIND = tuple(name_of(run, True) for run, _, _ in RUNS)
+_PARTS = ("scenes", "data", "features", "report.html", "blind.log", *(run for run, _, _ in RUNS), *_BLIND)
+
+#: The score of each task, what it is called, and what guessing gets, percent.
+SCORES = {
+    "questions": ("vqa_score", "questions, official VQA accuracy"),
+    "statements": ("accuracy", "statements, official NLVR2 accuracy"),
+    "retrieval": ("t2i_r1", "picture by caption, R@1"),
+}
 
 #: How often a guess is right that knows the caption's other words and nothing of the picture, percent (`captions`).
 CHANCE = {"color": 18.0, "shape": 18.0, "place": 36.0, "size": 50.0, "number": 33.0}
@@ -41,19 +51,21 @@ def run_quickstart(
     keep: bool = True,
     scenes: Mapping[str, int] | None = None,
     overrides: Sequence[str] = (),
+    parallel: bool | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Draw, prepare, pretrain with and without pictures, report; everything lies under `out`.
+    """Draw, prepare, pretrain and fine-tune with and without pictures, report; everything lies under `out`.
 
     Args:
         seed: of the scenes and of the training.
-        keep: False removes scenes, prepared data, blind run and checkpoints at the end; run and report stay.
+        keep: False removes scenes, prepared data, blind runs and checkpoints at the end; runs and reports stay.
         scenes: how many in train, val and test.
-        overrides: `key=value` changes to the recipe, for both models.
+        overrides: `key=value` changes to every recipe, for both models.
+        parallel: the models without pictures in a process of their own; None = where there are two cores.
         console: where to print; standard output by default.
 
     Returns what quickstart.json holds: "words" (percent right by class of word: true, shuffled, blind, chance,
-    count), "figures" of the last validation, "report", "minutes".
+    count), "figures" and "figures_blind" of each run's last validation, "report", "minutes".
 
     Raises UsageError when `out` holds something else, and what `draw_scenes`, `prepare` and `train` raise.
     """
@@ -65,25 +77,42 @@ def run_quickstart(
     _begin(out, {"version": VERSION, "seed": seed, "scenes": counts, "overrides": list(overrides)})
     _draw(out / "scenes", counts, seed, console)
     _prepare(out, console)
-    figures = {}
-    for name, blind in (("run", False), ("run-blind", True)):
-        _say(console, "the same without pictures, to compare with" if blind else "pretraining on the captions")
-        figures[name] = _train(out / "data", out / name, seed, overrides, blind)
-    words = word_scores(_masked_words(out / "run"), _masked_words(out / "run-blind"))
-    report = _report(out / "run")
+    changes = [f"text.vocab={_vocabulary(out)}", *overrides]
+    figures, blind = _runs(out, seed, changes, cores() > 1 if parallel is None else parallel, console)
+    words = word_scores(_masked_words(out / "pretraining"), _masked_words(out / "pretraining-blind"))
+    minutes = round((time.monotonic() - started) / 60, 2)
     result = {
         "finished": True,
         "words": words,
-        "figures": figures["run"],
-        "figures_blind": figures["run-blind"],
-        "report": str(report),
-        "minutes": round((time.monotonic() - started) / 60, 2),
+        "figures": figures,
+        "figures_blind": blind,
+        "report": str(_report(out, words, minutes)),
+        "minutes": minutes,
     }
     _write(out, _read(out) | result)
     if not keep:
         _tidy(out)
     _show(out, result, console)
     return _read(out)
+
+
+def _runs(
+    out: Path, seed: int, changes: Sequence[str], parallel: bool, console: Console
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Train everything: the figures of the runs that see, and of those that do not."""
+
+    def say(text: str) -> None:
+        _say(console, text)
+
+    if not parallel:
+        figures = train_all(out, seed, changes, False, say)
+        return figures, train_all(out, seed, changes, True, say)
+    say("beside it, on the other core: the same without pictures, to compare with")
+    with Beside(out, seed, changes) as beside:
+        figures = train_all(out, seed, changes, False, say)
+        say("waiting for the models without pictures")
+        beside.wait()
+    return figures, train_all(out, seed, changes, True, lambda text: None)
 
 
 def word_scores(seeing: Iterable[Mapping[str, Any]], blind: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -133,7 +162,8 @@ def _begin(out: Path, asked: dict[str, Any]) -> None:
     before = _read(out) if out.is_dir() and any(out.iterdir()) else {}
     if before.get("finished") or before.get("asked") != asked:
         for part in _PARTS:
-            shutil.rmtree(out / part, ignore_errors=True)
+            path = out / part
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     _write(out, {"finished": False, "asked": asked})
 
@@ -148,21 +178,40 @@ def _draw(folder: Path, counts: Mapping[str, int], seed: int, console: Console) 
 def _prepare(out: Path, console: Console) -> None:
     from pixelbert.data.prepare import prepare
 
-    _say(console, "preparing them, as any data set in Karpathy's format")
-    if not (out / "data" / "prepared.json").is_file():
-        scenes = out / "scenes"
-        prepare("karpathy", [scenes / "dataset_scenes.json"], out / "data", images=[scenes / "images"])
+    _say(console, "preparing them, as any data in the official formats")
+    scenes, data = out / "scenes", out / "data"
+    statements = [path for path in sorted((scenes / "nlvr2").glob("*.json")) if path.stat().st_size]
+    for name, kind, sources, images in (
+        ("pairs", "karpathy", [scenes / "dataset_scenes.json"], "images"),
+        ("questions", "vqa", [scenes / "vqa"], "images"),
+        ("statements", "nlvr2", statements, "nlvr2/images"),
+    ):
+        if not (data / name / "prepared.json").is_file():
+            prepare(kind, sources, data / name, images=[scenes / images], console=_silent())
 
 
-def _train(data: Path, run: Path, seed: int, overrides: Sequence[str], blind: bool) -> dict[str, float]:
-    """Train, or go on from the last checkpoint; the figures of the last validation."""
-    from pixelbert.training.checkpoint import checkpoints
-    from pixelbert.training.loop import train
+def _silent() -> Console:
+    import io
 
-    resume = bool(checkpoints(run))
-    if not resume:
-        shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
-    return train(RECIPE, data, run, resume=resume, overrides=[f"seed={seed}", *overrides], blind=blind).metrics
+    from rich.console import Console
+
+    return Console(file=io.StringIO())
+
+
+def _vocabulary(out: Path) -> Path:
+    """The words of all captions, questions and statements of the training scenes, as a WordPiece vocabulary."""
+    from pixelbert.data.records import PreparedData
+    from pixelbert.model.tokenization import train_wordpiece
+    from pixelbert.recipes.schema import load_recipe
+    from pixelbert.training.files import write_file
+
+    path = out / "data" / "vocab.txt"
+    if not path.is_file():
+        splits = [PreparedData(out / "data" / name).split("train") for name in ("pairs", "questions", "statements")]
+        texts = (split.text(record) for split in splits for record in range(split.num_records))
+        pieces = train_wordpiece(texts, load_recipe("pretrain-tiny").text.vocab_size)
+        write_file(path, "".join(f"{piece}\n" for piece in pieces))
+    return path
 
 
 def _masked_words(run: Path) -> list[dict[str, Any]]:
@@ -173,14 +222,27 @@ def _masked_words(run: Path) -> list[dict[str, Any]]:
         raise CheckpointError(f"{path}: cannot be read ({error}); run the quickstart again") from error
 
 
-def _report(run: Path) -> Path:
-    from pixelbert.training.report import write_report
+def _report(out: Path, words: Mapping[str, Mapping[str, float]], minutes: float) -> Path:
+    from pixelbert.training.report.story import write_story
 
-    return write_report(run)
+    return write_story(
+        out / "report.html",
+        {_TITLES[run]: out / run for run, _, _ in RUNS},
+        title="A network that reads pixels and words",
+        lead="Drawn scenes, a tiny Pixel-BERT from random weights, and the same without the pictures beside it.",
+        facts={"time in all": f"{minutes:.1f} min"},
+        words=words,
+    )
+
+
+_TITLES = {
+    "pretraining": "Pretraining", "questions": "Questions", "statements": "Statements about two pictures",
+    "retrieval": "Pictures by sentence",
+}  # fmt: skip
 
 
 def _tidy(out: Path) -> None:
-    for part in ("scenes", "data", "run-blind", "run/checkpoints"):
+    for part in ("scenes", "data", "features", *_BLIND, *(f"{run}/checkpoints" for run, _, _ in RUNS)):
         shutil.rmtree(out / part, ignore_errors=True)
 
 
@@ -224,13 +286,26 @@ def _show(out: Path, result: Mapping[str, Any], console: Console) -> None:
         table.add_row(name, own, *others, f"{found['chance']:.0f}", f"{found['count']:,}")
     console.print()
     console.print(table)
-    if "itm_accuracy" in result["figures"]:
-        console.print(f"Own caption told from a foreign one: {result['figures']['itm_accuracy']:.1f} % (guessing 50)")
+    scores = Table(title="Held-out scores, percent", title_justify="left", header_style="bold")
+    scores.add_column("task")
+    for heading in ("with the picture", "blind model"):
+        scores.add_column(heading, justify="right")
+    scores.add_row("own caption or a foreign one", *_pair(result, "pretraining", "itm_accuracy"))
+    for run, (figure, label) in SCORES.items():
+        scores.add_row(label, *_pair(result, run, figure))
+    console.print(scores)
     console.print(f"{result['minutes']:.1f} minutes.\n")
-    lines = [("report", result["report"])]
+    lines = [("the whole story", result["report"])]
     if (out / "data").is_dir():
-        command = f"pixelbert evaluate {out / 'run'} --data {out / 'data'} --blind {out / 'run-blind'}"
-        lines.append(("score it again", command))
+        picture = next((out / "scenes" / "images" / "val").glob("*.png"))
+        lines.append(("ask", f'pixelbert ask {out / "questions"} {picture} "How many things are there?"'))
         lines.append(("on your own pictures", f"pixelbert prepare csv captions.csv --out {out.parent / 'mine'}"))
     for name, text in lines:
         console.print(f"[dim]{name:>20}[/]  {text}", soft_wrap=True)
+
+
+def _pair(result: Mapping[str, Any], run: str, figure: str) -> tuple[Text, str]:
+    from rich.text import Text
+
+    own, blind = (result[key][run].get(figure, 0.0) for key in ("figures", "figures_blind"))
+    return Text(f"{own:.1f}", style="bold green" if own > blind + 10 else "bold"), f"{blind:.1f}"
