@@ -10,7 +10,7 @@ import torch
 from tiny_models import batch_of, random_images, randomise, relative, use_small_resnext
 from torch import nn
 
-from pixelbert.model.backbone import VisualBackbone, create_cnn
+from pixelbert.model.backbone import VisualBackbone, create_cnn, wake_residuals
 from pixelbert.model.config import PixelBertConfig
 
 ODD = [(37, 145), (145, 37), (67, 67), (99, 131)]  # aspect ratios from 1:4 to 4:1
@@ -298,3 +298,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(name: str, monkeypatch:
         assert torch.allclose(value, recomputed[key], rtol=1e-5, atol=1e-6 * float(value.abs().max())), key
     net.gradient_checkpointing = False
     assert not net.gradient_checkpointing
+
+
+def test_residual_blocks_that_start_as_the_identity_can_be_woken() -> None:
+    body = create_cnn("resnet18")
+    asleep = [m for m in body.modules() if isinstance(m, torch.nn.BatchNorm2d) and not m.weight.any()]
+    assert wake_residuals(body) == len(asleep) == 8 and all((m.weight == 1).all() for m in asleep)
+    assert wake_residuals(body) == 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pixelbert.errors import UsageError
-from pixelbert.recipes.schema import Train
 from pixelbert.model import precision
 from pixelbert.model.precision import Capability, choose, detect
+from pixelbert.recipes.schema import Train
 
 AVX2 = Capability("cpu", "x", vectors="AVX2")
 AVX512 = Capability("cpu", "x", vectors="AVX512")

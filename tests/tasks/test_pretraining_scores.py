@@ -18,7 +18,7 @@ from pixelbert.tasks.pretraining_scores import HeldOut, figure_names, validate, 
 
 MASK = VOCABULARY.index("[MASK]")
 SQUARE = ResizeRule(square=64)
-RULE = ResizeRule(shorter=64, longer=160)
+RULE = ResizeRule(shorter=64, longer=160, multiple=32)  # this CNN pools by averages: see `multiple_for_backbone`
 
 
 def held_out(

@@ -44,6 +44,18 @@ def create_cnn(name: str, output: str = "stage") -> nn.Module:
     return timm.create_model(name, features_only=True, out_indices=(-1,))
 
 
+def wake_residuals(body: nn.Module) -> int:
+    """Set to one the norms whose scale starts at zero; returns how many.
+
+    timm starts the last norm of each residual block there, so that a block is the identity at first: good for long
+    training, but a run of a thousand steps from random weights never wakes them.
+    """
+    asleep = [m for m in body.modules() if isinstance(m, _BatchNorm) and m.affine and not m.weight.any()]
+    for norm in asleep:
+        nn.init.ones_(norm.weight)
+    return len(asleep)
+
+
 class VisualBackbone(nn.Module):
     """Images -> feature maps, each image's features independent of the others in its batch."""
 

@@ -34,6 +34,7 @@ class Backbone(Section):
     statistics: str = "auto"  # mean, std and channel order of the CNN's own training: those of the weights, or named
     output: Literal["stage", "head"] = "stage"
     norm: Literal["frozen", "train", "sync"] = "frozen"
+    wake_residuals: bool = False  # random weights: no residual block starts as the identity (short runs)
     frozen_stages: int = Field(default=1, ge=-1)  # stem and first stage
 
 

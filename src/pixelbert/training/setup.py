@@ -15,6 +15,7 @@ from pixelbert.data.batches import Records, join
 from pixelbert.data.parts import SplitPart
 from pixelbert.data.records import SPLITS, PreparedData
 from pixelbert.errors import CheckpointError, DataError, UsageError
+from pixelbert.model.backbone import wake_residuals
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.image_processing import multiple_for_backbone
 from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertPreTrainedModel
@@ -233,6 +234,8 @@ def build_model(
     if backbone.weights:
         report = load_backbone_weights(model.pixelbert, backbone.weights, statistics=backbone.statistics)
         reports["backbone"] = report.to_dict()
+    elif backbone.wake_residuals:
+        wake_residuals(model.pixelbert.visual.body)
     if not text.type_embedding:
         torch.nn.init.zeros_(model.pixelbert.text.embeddings.token_type_embeddings.weight)
     return model, reports

@@ -15,8 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
+from pixelbert.errors import CheckpointError
 from pixelbert.training.files import write_file
 from pixelbert.training.report.blind import find_blind
+from pixelbert.training.report.calibration import calibration_fragment
 from pixelbert.training.report.curves import curve_groups
 from pixelbert.training.report.page import environment, head, render
 from pixelbert.training.report.part import Part
@@ -94,6 +98,7 @@ def context(record: RunRecord, blind: RunRecord | None, ended: str = "") -> dict
         "is_blind": record.blind,
         "cards": part.figures(record, shown, blind) if shown is not None else {},
         "evaluations": found,
+        "calibration": Markup(_calibration(record.path)),
         "curves": curve_groups(record, blind, part),
         **sheet(record, part),
         "settings": recipe_settings(record),
@@ -104,6 +109,14 @@ def context(record: RunRecord, blind: RunRecord | None, ended: str = "") -> dict
         "commands": lines,
         "blind_command": next((line for what, line in lines if what == "train its blind model"), ""),
     }
+
+
+def _calibration(run: Path) -> str:
+    """How far stated and found chances differ, where the run was calibrated; a damaged file is left out."""
+    try:
+        return calibration_fragment(run)
+    except CheckpointError:
+        return ""
 
 
 def _evaluation(split: str, result: dict[str, Any], part: Part) -> dict[str, Any]:
