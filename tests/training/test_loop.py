@@ -146,7 +146,7 @@ def test_phases_switch_losses_and_unfreeze_stages_at_their_steps(
     assert moved(run, 6) > late and moved(run, 6) & {"conv1", "layer1"}
     # frozen parameters have no part in the gradient's norm
     for row, gradient in zip(rows, gradients, strict=True):
-        assert row["grad_norm"] == pytest.approx(float(gradient.norm()), rel=1e-5)
+        assert row["grad_norm"] == pytest.approx(float(gradient.norm()), rel=1e-4)
     assert len(gradients[2]) < len(gradients[4]) < len(gradients[5])
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from pixelbert import metrics
 from pixelbert.cli import main
@@ -37,8 +40,18 @@ def runs(folder: Path) -> Mapping[str, tuple[Path, Path]]:
     for task in TASKS:
         data = task_data(folder / task, task)
         train(task_recipe(task, *CHANGES), data, folder / task / "run")
+        _decide(folder / task / "run" / "model.safetensors")
         made[task] = (folder / task / "run", data)
     return made
+
+
+def _decide(path: Path) -> None:
+    """A few steps on noise leave one answer to everything: weights under which [CLS] and head tell records apart."""
+    tensors, draw = load_file(path), torch.Generator().manual_seed(3)
+    for name, tensor in tensors.items():
+        if re.search(r"^head\..*weight|word_embeddings|attention\.(output\.dense|self\.value)\.weight", name):
+            tensors[name] = torch.randn(tensor.shape, generator=draw)
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def test_answers_scored_by_the_metric_are_what_evaluate_says(

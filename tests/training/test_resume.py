@@ -134,7 +134,7 @@ def test_the_best_model_is_remembered(tmp_path: Path, data: Path, monkeypatch: p
 
     def given(self: Validator) -> dict[str, float]:
         with monkeypatch.context() as patch:
-            patch.setattr("pixelbert.training.validation.validate", lambda *_: ({"itm_accuracy": next(figures)}, []))
+            patch.setattr("pixelbert.tasks.pretraining_task.validate", lambda *_: ({"itm_accuracy": next(figures)}, []))
             patch.setattr("pixelbert.training.validation.write_validation", lambda *_: None)
             return call(self)
 
