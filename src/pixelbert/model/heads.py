@@ -81,7 +81,8 @@ class PixelBertForImagesAndTextClassification(PixelBertPreTrainedModel):
             image_of_text: int64 [T, num_images], which images each statement is about; None: its pictures follow one
                 another (left of the first statement, right of the first, left of the second, ...).
             labels: int64 [T].
-            The rest as in `PixelBertModel`.
+
+        The other arguments are those of `PixelBertModel`.
         """
         texts, count = input_ids.shape[0], self.config.num_images
         if grid is None:
