@@ -13,9 +13,33 @@ from typing import Any
 import numpy as np
 import torch
 
+from pixelbert.data.batches import Records
+from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.held_out import HeldOutPairs
+from pixelbert.tasks.task import Scoring, Task
 
 _PRIOR = 1e-3  # a weak pull towards the head as it is: finite where pairs are told apart perfectly
+
+
+class FitsMatches(Task):
+    """A task whose model scores matches: their log-odds may be fitted after the last step."""
+
+    def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
+        """Whether the match's log-odds are fitted."""
+        return {"match_fitted": recipe.itm.calibration_images > 0}
+
+    def calibration_images(self, recipe: Recipe) -> int:
+        """For the match's log-odds."""
+        return recipe.itm.calibration_images
+
+    def finish(self, model: Any, batches: Any, scoring: Scoring) -> str:
+        """Fits them on the images that were kept out."""
+        images = list(range(batches.records.num_images))
+        held_out = HeldOutPairs(
+            model, batches, images, scoring.captions_per_image, scoring.seed, scoring.batch_size, scoring.encoder_dtype
+        )
+        a, w, b = fit_matches(held_out)
+        return f"matches fitted on {len(images)} photos kept out: {a:.2f} of [CLS], {w:.2f} of pooled vectors, {b:+.2f}"
 
 
 def fit_matches(held_out: HeldOutPairs) -> list[float]:

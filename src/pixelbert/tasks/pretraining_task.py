@@ -14,25 +14,20 @@ from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Phase, Recipe
-from pixelbert.tasks.held_out import HeldOutPairs
-from pixelbert.tasks.match_fit import fit_matches
+from pixelbert.tasks.match_fit import FitsMatches
 from pixelbert.tasks.pretraining import LossSettings, PretrainingBatches, PretrainingObjective, loss_counts
 from pixelbert.tasks.pretraining_examples import write_examples
 from pixelbert.tasks.pretraining_scores import HeldOut, figure_names, validate, word_accuracy
-from pixelbert.tasks.task import Outcome, Scoring, Task, common_inputs
+from pixelbert.tasks.task import Outcome, Scoring, common_inputs
 
 
-class Pretraining(Task):
+class Pretraining(FitsMatches):
     """Masked words, matches, pooled vectors (Section 3.3)."""
 
     name = "pretraining"
     data = ("pairs",)
     needs = "image-text pairs"
     model_class = PixelBertForPreTraining
-
-    def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
-        """Whether the match's log-odds are fitted."""
-        return {"match_fitted": recipe.itm.calibration_images > 0}
 
     def batches(
         self, recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool
@@ -59,19 +54,6 @@ class Pretraining(Task):
     def counts(self, batch: Batch, losses: LossSettings) -> dict[str, int]:
         """Masked pieces and pairs."""
         return loss_counts(batch, losses)
-
-    def calibration_images(self, recipe: Recipe) -> int:
-        """For the match's log-odds."""
-        return recipe.itm.calibration_images
-
-    def finish(self, model: Any, batches: Any, scoring: Scoring) -> str:
-        """The match's log-odds are fitted (tasks/match_fit.py)."""
-        images = list(range(batches.records.num_images))
-        held_out = HeldOutPairs(
-            model, batches, images, scoring.captions_per_image, scoring.seed, scoring.batch_size, scoring.encoder_dtype
-        )
-        a, w, b = fit_matches(held_out)
-        return f"matches fitted on {len(images)} photos kept out: {a:.2f} of [CLS], {w:.2f} of pooled vectors, {b:+.2f}"
 
     def figure_names(self, recipe: Recipe) -> list[str]:
         """ITM accuracy first."""

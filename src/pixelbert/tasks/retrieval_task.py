@@ -19,16 +19,16 @@ from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertPreTraine
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Phase, Recipe
 from pixelbert.tasks.held_out import HeldOutPairs, recalls
-from pixelbert.tasks.match_fit import fit_matches
+from pixelbert.tasks.match_fit import FitsMatches
 from pixelbert.tasks.record_examples import choose_rows, write_examples
 from pixelbert.tasks.retrieval import RetrievalBatches, RetrievalLosses, RetrievalObjective
 from pixelbert.tasks.submission import Submission, check_rankings, write_rankings
-from pixelbert.tasks.task import Outcome, Scoring, Task, common_inputs
+from pixelbert.tasks.task import Outcome, Scoring, common_inputs
 
 _MOST_EXACT = 10_000_000  # pairs that are scored without being asked for
 
 
-class Retrieval(Task):
+class Retrieval(FitsMatches):
     """Pictures by sentence and sentences by picture (Section 4.2.3)."""
 
     name = "retrieval"
@@ -41,10 +41,6 @@ class Retrieval(Task):
         """The head begins as pretraining's matching."""
         if isinstance(source, PixelBertForPreTraining):
             model.start_from_itm(source.itm_head.weight, source.itm_head.bias)
-
-    def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
-        """Whether the match's log-odds are fitted."""
-        return {"match_fitted": recipe.itm.calibration_images > 0}
 
     def batches(
         self, recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool
@@ -66,19 +62,6 @@ class Retrieval(Task):
         """Pairs."""
         counts = {"retrieval": len(batch["records"]), "contrastive": len(batch["records"])}
         return {name: count for name, count in counts.items() if getattr(losses, name)}
-
-    def calibration_images(self, recipe: Recipe) -> int:
-        """For the match's log-odds."""
-        return recipe.itm.calibration_images
-
-    def finish(self, model: Any, batches: Any, scoring: Scoring) -> str:
-        """The match's log-odds are fitted (tasks/match_fit.py)."""
-        images = list(range(batches.records.num_images))
-        held_out = HeldOutPairs(
-            model, batches, images, scoring.captions_per_image, scoring.seed, scoring.batch_size, scoring.encoder_dtype
-        )
-        a, w, b = fit_matches(held_out)
-        return f"matches fitted on {len(images)} photos kept out: {a:.2f} of [CLS], {w:.2f} of pooled vectors, {b:+.2f}"
 
     def figure_names(self, recipe: Recipe) -> list[str]:
         """The sum of the six recalls first."""
