@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-SCENES = {"train": 2000, "val": 200, "test": 200}
+SCENES = {"train": 4000, "val": 200, "test": 200}
 _BLIND = tuple(name_of(run, True) for run, _, _ in RUNS)
 _PARTS = ("scenes", "data", "features", "report.html", "blind.log", *(run for run, _, _ in RUNS), *_BLIND)
 
