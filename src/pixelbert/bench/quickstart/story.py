@@ -297,8 +297,8 @@ def _show(out: Path, result: Mapping[str, Any], console: Console) -> None:
     console.print(f"{result['minutes']:.1f} minutes.\n")
     lines = [("the whole story", result["report"])]
     if (out / "data").is_dir():
-        picture = next((out / "scenes" / "images" / "val").glob("*.png"))
-        lines.append(("ask", f'pixelbert ask {out / "questions"} {picture} "How many things are there?"'))
+        picture = min((out / "scenes" / "images" / "val").glob("*.png"))
+        lines.append(("ask", f'pixelbert ask {out / "questions"} {picture} "What color is the star?"'))
         lines.append(("on your own pictures", f"pixelbert prepare csv captions.csv --out {out.parent / 'mine'}"))
     for name, text in lines:
         console.print(f"[dim]{name:>20}[/]  {text}", soft_wrap=True)
