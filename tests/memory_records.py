@@ -110,3 +110,15 @@ def tiny_model(seed: int = 0, **settings: Any) -> PixelBertForPreTraining:
             if parameter.ndim > 1 and ".visual.body." not in name:
                 parameter.normal_(std=0.15)
     return model.eval()
+
+
+def head_config(**settings: Any) -> PixelBertConfig:
+    """Two layers of 16 over a small CNN of random weights, for the heads of the downstream tasks."""
+    text = {
+        "vocab_size": 50,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    return PixelBertConfig(text, backbone="resnet10t", visual_pool=False, **settings)

@@ -181,12 +181,12 @@ def _weight_package(package: Package) -> dict[str, str]:
 
 def _machine() -> dict[str, Any]:
     """Processor, cores, memory and disk as this process may use them (a container's limits count)."""
-    from pixelbert.training.precision import processor_name
+    from pixelbert.model.precision import cores, processor_name
 
     total, free = _memory()
     return {
         "processor": processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_gib": total,
         "memory_free_gib": free,
         "disks": [
@@ -230,7 +230,7 @@ def _device() -> tuple[dict[str, Any], dict[str, str]]:
     """The device that training would use, and what `precision: auto` means on it."""
     import torch
 
-    from pixelbert.training.precision import choose, detect
+    from pixelbert.model.precision import choose, detect
 
     found = detect()
     device = {

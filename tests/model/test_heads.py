@@ -9,21 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelbert.model.config import PixelBertConfig
+from memory_records import head_config as config
 from pixelbert.model.heads import (
     PixelBertForImageAndTextRetrieval,
     PixelBertForImagesAndTextClassification,
     PixelBertForQuestionAnswering,
 )
 from pixelbert.model.modeling import PixelBertForPreTraining
-
-TEXT = {
-    "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-}  # fmt: skip
-
-
-def config(**settings: object) -> PixelBertConfig:
-    return PixelBertConfig(dict(TEXT), backbone="resnet10t", visual_pool=False, **settings)
 
 
 def inputs(texts: int = 3, images: int = 3) -> dict[str, Tensor]:

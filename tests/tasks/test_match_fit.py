@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from memory_records import MemoryRecords, batches_of, random_texts, tiny_model
+from pixelbert.tasks.calibration import logistic_regression
 from pixelbert.tasks.held_out import HeldOutPairs
-from pixelbert.tasks.match_fit import fit_matches, logistic_regression
+from pixelbert.tasks.match_fit import fit_matches
 from pixelbert.tasks.objective import match_log_odds
 
 
@@ -18,13 +19,23 @@ def test_logistic_regression_finds_the_weights_that_made_the_labels() -> None:
     draw = np.random.default_rng(0)
     x = draw.normal(size=(20_000, 2)) * [1.0, 30.0]
     chance = 1 / (1 + np.exp(-(1.5 * x[:, 0] - 0.05 * x[:, 1] + 0.7)))
-    a, w, b = logistic_regression(x, (draw.random(len(x)) < chance).astype(float))
+    design = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    a, w, b = logistic_regression(design, (draw.random(len(x)) < chance).astype(float), np.array([1.0, 0.0, 0.0]))
     assert (a, w, b) == pytest.approx((1.5, -0.05, 0.7), rel=0.1)
 
 
 def test_it_stays_finite_where_pairs_are_told_apart_perfectly() -> None:
-    a, b = logistic_regression(np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0.0, 0, 1, 1]))
+    x = np.array([[-2.0, 1], [-1.0, 1], [1.0, 1], [2.0, 1]])
+    a, b = logistic_regression(x, np.array([0.0, 0, 1, 1]), np.array([1.0, 0.0]))
     assert np.isfinite([a, b]).all() and a > 0 and abs(b) < 1e-6
+
+
+def loss(held_out: HeldOutPairs) -> float:
+    """Mean cross-entropy of own captions and as many foreign ones, by the model's log-odds."""
+    own, false = np.arange(len(held_out.records)), [held_out.false_caption(i) for i in range(len(held_out.records))]
+    true = held_out.match_scores(held_out.image_of, own)
+    foreign = held_out.match_scores(held_out.image_of, np.array(false))
+    return float((np.logaddexp(0, -true) + np.logaddexp(0, foreign)).mean())
 
 
 def test_the_fitted_model_is_the_weighted_sum_and_loses_less(tmp_path: Path) -> None:
@@ -33,8 +44,10 @@ def test_the_fitted_model_is_the_weighted_sum_and_loses_less(tmp_path: Path) -> 
     held_out = HeldOutPairs(model, batches, list(range(12)), 3)
     images, texts = np.repeat(np.arange(12), 3), np.arange(36)
     plain = held_out.match_scores(images, texts)
-    cosine = held_out.pooled_scores()[images, texts] * float(model.contrastive.log_scale.exp())
+    cosine = held_out.pooled_scores()[images, texts] * model.contrastive.log_scale.exp().item()
+    before = loss(held_out)
     a, w, b = fit_matches(held_out)
+    assert loss(held_out) < before
     assert model.match_fit.tolist() == pytest.approx([a, w, b])
     assert held_out.match_scores(images, texts) == pytest.approx(a * plain + w * cosine + b, abs=1e-4)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
-from pixelbert.model.config import PixelBertConfig
+from memory_records import head_config as config
 from pixelbert.model.heads import (
     PixelBertForImageAndTextRetrieval,
     PixelBertForImagesAndTextClassification,
@@ -17,14 +15,6 @@ from pixelbert.model.heads import (
 from pixelbert.tasks.image_pairs import StatementLosses, StatementObjective
 from pixelbert.tasks.question_answering import QuestionLosses, QuestionObjective
 from pixelbert.tasks.retrieval import RetrievalLosses, RetrievalObjective
-
-TEXT = {
-    "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-}  # fmt: skip
-
-
-def config(**settings: Any) -> PixelBertConfig:
-    return PixelBertConfig(dict(TEXT), backbone="resnet10t", visual_pool=False, **settings)
 
 
 def texts(count: int, longest: int = 9) -> tuple[Tensor, Tensor]:

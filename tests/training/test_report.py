@@ -338,7 +338,7 @@ def test_a_blind_run_renews_the_report_of_the_run_it_belongs_to(tmp_path: Path) 
 
 
 def test_time_and_parts_of_a_resumed_run(tmp_path: Path) -> None:
-    from pixelbert.training.precision import Capability, Precision
+    from pixelbert.model.precision import Capability, Precision
 
     run = make_run(tmp_path / "run", steps=100, validations=0)
     record_session(run, 60, STEPS, Capability("cpu", "Another processor"), Precision("bfloat16", "float32", "faster"))

@@ -16,11 +16,12 @@ from made_up_tasks import ANSWERS, IMAGES, PER_IMAGE, SCORED, TASKS, make_task_r
 from test_report import Page
 
 from pixelbert.metrics import nlvr2_scores, vqa_accuracy
+from pixelbert.training.files import read_lines
 from pixelbert.training.report import write_report
 from pixelbert.training.report.image_pairs import confusion
 from pixelbert.training.report.page import percent
 from pixelbert.training.report.question_answering import best_by_question, best_constant, ceiling, confusions, worths
-from pixelbert.training.report.record import RunRecord, read_lines
+from pixelbert.training.report.record import RunRecord
 from pixelbert.training.report.retrieval import rank_bars
 from pixelbert.training.report.story import write_story
 

@@ -55,9 +55,9 @@ def measure(size: Size, steps: int) -> dict[str, Any]:
 
     import torch
 
+    from pixelbert.model import precision
     from pixelbert.recipes.schema import load_recipe
     from pixelbert.tasks.pretraining import LossSettings, PretrainingObjective, loss_counts
-    from pixelbert.training import precision
     from pixelbert.training.optimizers import build_optimizers
 
     recipe = load_recipe("pretrain-r50" if size.recipe == "small" else size.recipe)

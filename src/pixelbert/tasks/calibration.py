@@ -75,20 +75,28 @@ def fit(stated: Stated) -> Scale:
     x = stated.log_odds[:, None]
     if stated.shifted:
         x = np.concatenate([x, np.ones_like(x)], axis=1)
-    start = np.array([1.0, 0.0])[: x.shape[1]]
+    theta = logistic_regression(x, stated.worth, np.array([1.0, 0.0])[: x.shape[1]])
+    shift = float(theta[1]) if stated.shifted else 0.0
+    return Scale(1 / max(float(theta[0]), 1 / _LARGEST), shift)
+
+
+def logistic_regression(x: np.ndarray, worth: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Weights float64 [k] of features x [N, k] under which `worth` [N] within 0..1 is likeliest, by Newton.
+
+    One pseudo-record pulls the weights towards `start`, so they stay finite where all is told apart perfectly.
+    """
     theta = start.copy()
     for _ in range(100):
         p = _sigmoid(x @ theta)
-        gradient = x.T @ (p - stated.worth) + (theta - start)
+        gradient = x.T @ (p - worth) + (theta - start)
         step = np.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + np.eye(len(theta)), gradient)
-        before = _nll(x, theta, stated.worth, start)
-        while _nll(x, theta - step, stated.worth, start) > before and np.abs(step).max() > 1e-12:
+        before = _nll(x, theta, worth, start)
+        while _nll(x, theta - step, worth, start) > before and np.abs(step).max() > 1e-12:
             step = step / 2
         theta = theta - step
         if np.abs(step).max() < 1e-9:
             break
-    shift = float(theta[1]) if stated.shifted else 0.0
-    return Scale(1 / max(float(theta[0]), 1 / _LARGEST), shift)
+    return theta
 
 
 def _nll(x: np.ndarray, theta: np.ndarray, worth: np.ndarray, start: np.ndarray) -> float:

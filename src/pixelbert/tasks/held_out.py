@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from pixelbert.tasks.grids import Grids
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.matching import draw_foreign
 from pixelbert.tasks.objective import match_log_odds
-from pixelbert.tasks.task import Progress, silent
+from pixelbert.tasks.task import Progress, Scoring, silent
 
 _KEPT_FROM = 20_000  # pairs; fewer are scored again after a stop
+_Held = TypeVar("_Held", bound="HeldOutPairs")
 _IMAGES = 32  # a forward pass of the CNN
 
 
@@ -56,6 +57,17 @@ class HeldOutPairs:
     encode: Callable[[Batch], Grid] | None = None
     records: list[int] = field(init=False)
     image_of: np.ndarray = field(init=False)
+
+    @classmethod
+    def of(
+        cls: type[_Held], model: Any, batches: Any, count: int, scoring: Scoring, captions_per_image: int | None = None
+    ) -> _Held:
+        """The first `count` images of a split, scored as `scoring` says."""
+        return cls(
+            model, batches, list(range(count)), captions_per_image or scoring.captions_per_image, scoring.seed,
+            scoring.batch_size, scoring.encoder_dtype, scoring.progress, scoring.partial, scoring.announce,
+            scoring.encode,
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         split = self.batches.records
@@ -142,7 +154,11 @@ class HeldOutPairs:
     def _match(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
         ids = pad_ids([self.texts[t] for t in texts]).to(self.device)
         with self._cast():
-            scores = match_log_odds(self.model, ids, self._mask_of(texts), self._grid_of(images))
+            cosine = None
+            if self.model.config.match_fitted and self.model.contrastive is not None:
+                of_images, of_texts = self.pooled_vectors
+                cosine = (of_images[images] * of_texts[texts]).sum(-1)
+            scores = match_log_odds(self.model, ids, self._mask_of(texts), self._grid_of(images), cosine)
         return scores.float().cpu().double().numpy()
 
     def _announce(self, what: str, pairs: int, images: np.ndarray, texts: np.ndarray) -> None:
@@ -218,9 +234,15 @@ class HeldOutPairs:
                 for row in range(first, last, high):
                     yield _Block(slice(row, min(row + high, last)), own[column : column + wide])
 
-    @torch.no_grad()
     def pooled_scores(self) -> np.ndarray:
         """Cosine of the pooled vectors, float32 [images, texts]."""
+        images, texts = self.pooled_vectors
+        return (images @ texts.T).cpu().numpy()
+
+    @cached_property
+    @torch.no_grad()
+    def pooled_vectors(self) -> tuple[Tensor, Tensor]:
+        """Unit vectors float32 of all images and of all texts alone, each computed once."""
         with self._cast():
             places = np.array_split(np.arange(len(self.images)), -(-len(self.images) // self.batch_size))
             images = torch.cat([self.model.image_vectors(self._grid_of(part)).float() for part in places])
@@ -228,7 +250,7 @@ class HeldOutPairs:
             for rows in self._by_length([len(t) for t in self.texts], "text vectors"):
                 ids = pad_ids([self.texts[i] for i in rows]).to(self.device)
                 texts[rows] = self.model.text_vectors(ids, self._mask_of(rows)).float()
-        return (images.float() @ texts.T).cpu().numpy()
+        return images, texts
 
     def rerank(self, pooled: np.ndarray, shortlist: int, by_image: bool = False) -> np.ndarray:
         """Scores [images, texts] where the best by pooled vectors stand first, in the order of their match scores.

@@ -8,6 +8,7 @@ and as many captions of others.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,9 @@ import torch
 
 from pixelbert.data.batches import Records
 from pixelbert.recipes.schema import Recipe
+from pixelbert.tasks.calibration import logistic_regression
 from pixelbert.tasks.held_out import HeldOutPairs
 from pixelbert.tasks.task import Scoring, Task
-
-_PRIOR = 1e-3  # a weak pull towards the head as it is: finite where pairs are told apart perfectly
 
 
 class FitsMatches(Task):
@@ -34,12 +34,9 @@ class FitsMatches(Task):
 
     def finish(self, model: Any, batches: Any, scoring: Scoring) -> str:
         """Fits them on the images that were kept out."""
-        images = list(range(batches.records.num_images))
-        held_out = HeldOutPairs(
-            model, batches, images, scoring.captions_per_image, scoring.seed, scoring.batch_size, scoring.encoder_dtype
-        )
-        a, w, b = fit_matches(held_out)
-        return f"matches fitted on {len(images)} photos kept out: {a:.2f} of [CLS], {w:.2f} of pooled vectors, {b:+.2f}"
+        count = batches.records.num_images
+        a, w, b = fit_matches(HeldOutPairs.of(model, batches, count, replace(scoring, partial=None)))
+        return f"matches fitted on {count} photos kept out: {a:.2f} of [CLS], {w:.2f} of pooled vectors, {b:+.2f}"
 
 
 def fit_matches(held_out: HeldOutPairs) -> list[float]:
@@ -52,7 +49,9 @@ def fit_matches(held_out: HeldOutPairs) -> list[float]:
     features = [_scores(model, held_out, (1.0, 0.0, 0.0), images, texts)]
     if model.contrastive is not None:
         features.append(_scores(model, held_out, (0.0, 1.0, 0.0), images, texts))
-    a, *w, b = logistic_regression(np.stack(features, axis=1), true)
+    features.append(np.ones_like(true))
+    start = np.eye(len(features))[0]  # the head as it is
+    a, *w, b = logistic_regression(np.stack(features, axis=1), true, start).tolist()
     return _put(model, (a, w[0] if w else 0.0, b))
 
 
@@ -67,20 +66,3 @@ def _put(model: Any, fit: tuple[float, float, float]) -> list[float]:
     with torch.no_grad():
         model.match_fit.copy_(torch.tensor(fit))
     return list(fit)
-
-
-def logistic_regression(x: np.ndarray, y: np.ndarray) -> list[float]:
-    """Weights and, last, the intercept of a logistic regression by Newton: x float64 [N, k], y [N] of 0 and 1."""
-    scale = x.std(axis=0) + 1e-12
-    design = np.concatenate([x / scale, np.ones((len(x), 1))], axis=1)
-    theta = np.zeros(design.shape[1])
-    ridge = _PRIOR * len(x) * np.diag([1.0] * x.shape[1] + [0.0])
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(design @ theta, -500, 500)))
-        gradient = design.T @ (p - y) + ridge @ theta
-        hessian = design.T @ (design * (p * (1 - p))[:, None]) + ridge + 1e-9 * np.eye(len(theta))
-        step = np.linalg.solve(hessian, gradient)
-        theta -= step
-        if np.abs(step).max() < 1e-10:
-            break
-    return [*(theta[:-1] / scale).tolist(), float(theta[-1])]

@@ -67,10 +67,11 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-def match_log_odds(model: Any, ids: Tensor, mask: Tensor, grid: Grid) -> Tensor:
+def match_log_odds(model: Any, ids: Tensor, mask: Tensor, grid: Grid, cosine: Tensor | None = None) -> Tensor:
     """Log-odds [T] that texts [T, L] and grids of T images belong together, of a model that scores matches.
 
-    Where the model's are fitted (`match_fitted`), with the fitted weights, and the pooled vectors' similarity.
+    Where the model's are fitted (`match_fitted`), with the fitted weights, and the pooled vectors' similarity: `cosine`
+    [T] where it is known already.
     """
     hidden = model.pixelbert(ids, attention_mask=mask, grid=grid).last_hidden_state
     scores: Tensor = model.match_scores(hidden[:, 0])
@@ -80,7 +81,8 @@ def match_log_odds(model: Any, ids: Tensor, mask: Tensor, grid: Grid) -> Tensor:
     scores = own * scores + constant
     if model.contrastive is None or not pooled:
         return scores
-    cosine = (model.image_vectors(grid) * model.text_vectors(ids, mask)).sum(-1)
+    if cosine is None:
+        cosine = (model.image_vectors(grid) * model.text_vectors(ids, mask)).sum(-1)
     fitted: Tensor = scores + pooled * model.contrastive.log_scale.exp().clamp(max=100.0) * cosine
     return fitted
 

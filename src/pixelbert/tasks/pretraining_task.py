@@ -63,10 +63,7 @@ class Pretraining(FitsMatches):
     def score(self, model: PixelBertForPreTraining, batches: PretrainingBatches, scoring: Scoring) -> Outcome:
         """Figures, and a row a masked word. Raises DataError for fewer than two images."""
         count = min(scoring.images or batches.records.num_images, batches.records.num_images)
-        held_out = HeldOut(
-            model, batches, list(range(count)), scoring.captions_per_image, scoring.seed, scoring.batch_size,
-            scoring.encoder_dtype, scoring.progress, scoring.partial, scoring.announce, scoring.encode,
-        )  # fmt: skip
+        held_out = HeldOut.of(model, batches, count, scoring)
         figures, words = validate(held_out, scoring.exact_images, scoring.shortlist)
 
         def write(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from pixelbert.tasks.record_examples import choose_rows, write_examples
 from pixelbert.tasks.retrieval import RetrievalBatches, RetrievalLosses, RetrievalObjective
 from pixelbert.tasks.submission import Submission, check_rankings, write_rankings
 from pixelbert.tasks.task import Outcome, Scoring, common_inputs
-
-_MOST_EXACT = 10_000_000  # pairs that are scored without being asked for
 
 
 class Retrieval(FitsMatches):
@@ -84,7 +81,7 @@ class Retrieval(FitsMatches):
             count = min(count, scoring.exact_images)
         if scoring.folds == 1 or (scoring.folds and count % scoring.folds):
             raise UsageError(f"{count:,} images cannot be cut into folds of {scoring.folds:,}; --images N takes N")
-        held_out = _held_out(model, batches, range(count), scoring, scoring.captions_per_image)
+        held_out = HeldOutPairs.of(model, batches, count, scoring)
         images, texts, pooled = _rankings(held_out, scoring)
         figures = _directions(images, texts, held_out.image_of, scoring.folds)
         if pooled is not None:
@@ -105,7 +102,7 @@ class Retrieval(FitsMatches):
         """The best images of every text, and the best texts of every image; of all captions, however many."""
         split = batches.records
         most = max(len(split.records_of(image)) for image in range(split.num_images))
-        images, texts, _ = _rankings(_held_out(model, batches, range(split.num_images), scoring, most), scoring)
+        images, texts, _ = _rankings(HeldOutPairs.of(model, batches, split.num_images, scoring, most), scoring)
         text = write_rankings(split, images, texts)
         return Submission(text, lambda path: check_rankings(path, split, "the split"), split.num_records)
 
@@ -119,15 +116,6 @@ class Retrieval(FitsMatches):
         exact = recalls(scores, image_of, "exact")
         loss = {f"shortlist_loss_{name[6:]}": value - listed[name[6:]] for name, value in exact.items()}
         return exact | loss
-
-
-def _held_out(
-    model: Any, batches: RetrievalBatches, images: Sequence[int], scoring: Scoring, captions_per_image: int
-) -> HeldOutPairs:
-    return HeldOutPairs(
-        model, batches, list(images), captions_per_image, scoring.seed, scoring.batch_size, scoring.encoder_dtype,
-        scoring.progress, scoring.partial, scoring.announce, scoring.encode,
-    )  # fmt: skip
 
 
 def _rankings(held_out: HeldOutPairs, scoring: Scoring) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from pixelbert.errors import CheckpointError
-from pixelbert.training.files import disk_full, is_disk_full, sync_file, write_file, write_folder
+from pixelbert.training.files import disk_full, is_disk_full, read_lines, sync_file, write_file, write_folder
 
 _STEP = re.compile(r"step-(\d{8})")
 
@@ -145,15 +145,7 @@ class MetricsFile:
 
     def rows(self) -> list[dict[str, Any]]:
         """All lines; one that a kill or a full disk cut off is left out."""
-        rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-        return rows
+        return read_lines(self.path)
 
     def last_figures(self) -> dict[str, float]:
         """Those of the last validation, {} when there was none."""

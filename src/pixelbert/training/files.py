@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pixelbert.errors import MachineError
 
@@ -63,6 +65,23 @@ def take_from_folder(path: Path, fill: Callable[[Path], None]) -> None:
         _sync(temporary)
         os.replace(temporary / path.name, path)
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The mappings of a JSON-lines file; a line cut off by a kill is left out, a missing file is empty."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
 def clean_leftovers(folder: Path) -> None:

@@ -17,10 +17,10 @@ from pixelbert.data.batches import Batch, PairOrder, StepSampler, loader
 from pixelbert.data.draws import seed_of
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import TrainingStopped
+from pixelbert.model import precision
 from pixelbert.recipes.schema import Recipe, load_recipe
 from pixelbert.tasks.predicting import on_device
 from pixelbert.tasks.table import TASKS
-from pixelbert.training import precision
 from pixelbert.training.checkpoint import MetricsFile, load_checkpoint, restore, save_checkpoint
 from pixelbert.training.frozen_features import FrozenFeatures, frozen_features
 from pixelbert.training.optimizers import build_optimizers, set_rates
@@ -32,7 +32,7 @@ from pixelbert.training.report.record import record_session
 from pixelbert.training.run_folder import open_run
 from pixelbert.training.setup import Parts, build_parts, keep_out, open_splits, prepare_network
 from pixelbert.training.signals import stop_requests
-from pixelbert.training.validation import Validator
+from pixelbert.training.validation import Attend, Validator
 
 
 @dataclass
@@ -54,6 +54,7 @@ def train(
     resume: bool = False,
     overrides: Sequence[str] = (),
     blind: bool = False,
+    attend: Attend | None = None,
 ) -> TrainResult:
     """Train a recipe on prepared data into a run folder.
 
@@ -63,6 +64,7 @@ def train(
         resume: go on where the run in `out` was stopped.
         overrides: `key=value` changes to the recipe.
         blind: the same recipe, steps, texts and masked places with every image replaced by a constant.
+        attend: draws attention sheets for the report (`inference.attention_examples.write_attention`); None: none.
 
     Raises UsageError, DataError, CheckpointError, TrainingStopped (a loss that is not finite, a lost process),
     MachineError; KeyboardInterrupt after Ctrl-C or SIGTERM, when the step is done and saved.
@@ -79,7 +81,7 @@ def train(
         parts = build_parts(settings, kept, splits[1], run=run if checkpoint else None, from_run=folder.from_run)
         parts.calibration = calibration
         folder.write(parts)
-        return Trainer(settings, plan, run, parts, accelerator, prepared.fingerprint).fit(checkpoint)
+        return Trainer(settings, plan, run, parts, accelerator, prepared.fingerprint, attend).fit(checkpoint)
     finally:
         accelerator.end_training()
 
@@ -88,7 +90,14 @@ class Trainer:
     """A recipe, its parts and the state of training."""
 
     def __init__(
-        self, recipe: Recipe, plan: RunPlan, run: Path, parts: Parts, accelerator: Accelerator, fingerprint: str
+        self,
+        recipe: Recipe,
+        plan: RunPlan,
+        run: Path,
+        parts: Parts,
+        accelerator: Accelerator,
+        fingerprint: str,
+        attend: Attend | None = None,
     ) -> None:
         self.recipe, self.plan, self.run, self.parts, self.accelerator = recipe, plan, run, parts, accelerator
         self.model, self.main = parts.model, accelerator.is_main_process
@@ -106,7 +115,7 @@ class Trainer:
         self.model.pixelbert.visual.set_frozen_stages(plan.least_frozen)
         self.objective = accelerator.prepare(objective)
         self.frozen_stages = plan.least_frozen
-        self.validator = Validator(recipe, run, parts, dtype, fingerprint)
+        self.validator = Validator(recipe, run, parts, dtype, fingerprint, attend)
 
     def fit(self, checkpoint: tuple[int, dict[str, Any]] | None = None) -> TrainResult:
         """Train to the end, from the start or from a checkpoint."""

@@ -49,21 +49,27 @@ class StepProgress:
 
 
 class PairProgress:
-    """Progress of scoring, a line now and then: what, how much, rate, time left."""
+    """Progress of scoring, a line now and then: what, how much, rate, time left.
+
+    A count that starts again, such as the features of a later phase, begins a new clock; one that goes on where it was
+    stopped counts only what is done since.
+    """
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.seconds = 5.0 if sys.stderr.isatty() else 60.0
         self.what, self.begun, self.shown = "", 0.0, 0.0
+        self.first = self.last = 0  # done when the clock began, and last time
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if what != self.what:
-            self.what, self.begun, self.shown = what, now, now
+        if what != self.what or done <= self.last:
+            self.what, self.begun, self.shown, self.first = what, now, now, done
         elif now - self.shown >= self.seconds:
             self.shown = now
-            rate = done / (now - self.begun)
+            rate = (done - self.first) / (now - self.begun)
             self.console.print(f"{what}: {done:,}/{total:,}  {rate:.0f} a second  left {clock((total - done) / rate)}")
+        self.last = done
 
 
 def clock(seconds: float) -> str:

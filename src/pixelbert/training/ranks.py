@@ -22,7 +22,7 @@ _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe",
 def make_accelerator(trackers: Sequence[str], run: Path) -> Accelerator:
     """accelerate's view of this process, its device and the others. Raises UsageError for an unknown tracker.
 
-    Precision is the recipe's business (training/precision.py), not that of accelerate's own settings.
+    Precision is the recipe's business (model/precision.py), not that of accelerate's own settings.
     """
     known, installed = sorted(map(str, LOGGER_TYPE_TO_CLASS)), set(map(str, get_available_trackers()))
     for name in trackers:

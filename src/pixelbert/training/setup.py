@@ -19,6 +19,7 @@ from pixelbert.model.backbone import wake_residuals
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.image_processing import multiple_for_backbone
 from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertPreTrainedModel
+from pixelbert.model.precision import Precision
 from pixelbert.model.processor import PixelBertImageProcessor, PixelBertProcessor
 from pixelbert.model.tokenization import load_tokenizer, train_wordpiece
 from pixelbert.model.weight_files import read_json
@@ -31,7 +32,6 @@ from pixelbert.model.weights import (
 )
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.table import TASKS, task_of_model
-from pixelbert.training.precision import Precision
 
 
 @dataclass

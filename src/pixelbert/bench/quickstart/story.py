@@ -20,10 +20,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixelbert.bench.quickstart.chain import RUNS, Beside, cores, name_of, train_all
+from pixelbert.bench.quickstart.chain import RUNS, Beside, name_of, train_all
 from pixelbert.bench.quickstart.scenes import VERSION, described, draw_scenes
 from pixelbert.bench.quickstart.world import WORD_CLASSES
 from pixelbert.errors import CheckpointError, UsageError
+from pixelbert.model.precision import cores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
 SCENES = {"train": 4000, "val": 200, "test": 200}
 _BLIND = tuple(name_of(run, True) for run, _, _ in RUNS)
-_PARTS = ("scenes", "data", "features", "report.html", "blind.log", *(run for run, _, _ in RUNS), *_BLIND)
+_PARTS = ("scenes", "data", "features", "report.html", "blind.log", "blind.json", *(run for run, _, _ in RUNS), *_BLIND)
 
-#: The score of each task, what it is called, and what guessing gets, percent.
+#: Of each task the figure of its score, and what that is called.
 SCORES = {
     "questions": ("vqa_score", "questions, official VQA accuracy"),
     "statements": ("accuracy", "statements, official NLVR2 accuracy"),
@@ -111,8 +112,8 @@ def _runs(
     with Beside(out, seed, changes) as beside:
         figures = train_all(out, seed, changes, False, say)
         say("waiting for the models without pictures")
-        beside.wait()
-    return figures, train_all(out, seed, changes, True, lambda text: None)
+        blind = beside.wait()
+    return figures, blind or train_all(out, seed, changes, True, say)
 
 
 def word_scores(seeing: Iterable[Mapping[str, Any]], blind: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -244,6 +245,8 @@ _TITLES = {
 def _tidy(out: Path) -> None:
     for part in ("scenes", "data", "features", *_BLIND, *(f"{run}/checkpoints" for run, _, _ in RUNS)):
         shutil.rmtree(out / part, ignore_errors=True)
+    for part in ("blind.log", "blind.json"):
+        (out / part).unlink(missing_ok=True)
 
 
 # -- quickstart.json ---------------------------------------------------------------------------------------------------

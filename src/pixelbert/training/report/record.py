@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pixelbert.errors import CheckpointError
+from pixelbert.model.precision import cores
+from pixelbert.training.files import read_lines
 
 if TYPE_CHECKING:
-    from pixelbert.training.precision import Capability, Precision
+    from pixelbert.model.precision import Capability, Precision
 
 Row = dict[str, Any]
 
@@ -25,7 +26,7 @@ def record_session(run: Path, step: int, steps: int, found: Capability, chosen: 
     session = {
         "time": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "step": step, "steps": steps, "ranks": ranks, "device": found.device, "machine": found.name,
-        "vectors": found.vectors, "cores": _cores(), "backbone": chosen.backbone, "encoder": chosen.encoder,
+        "vectors": found.vectors, "cores": cores(), "backbone": chosen.backbone, "encoder": chosen.encoder,
         "reason": chosen.reason,
     }  # fmt: skip
     with open(run / "sessions.jsonl", "a", encoding="utf-8") as handle:
@@ -65,11 +66,6 @@ class Scored:
     def records(self) -> list[Row]:
         """The scored records of a downstream task, one by one."""
         return read_records(self.folder)
-
-
-def _cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass
@@ -228,6 +224,16 @@ def read_sheet(folder: Path) -> dict[str, Any]:
     return sheet if isinstance(sheet, dict) and isinstance(sheet.get("examples"), list) else {}
 
 
+def read_looks(folder: Path) -> list[Row]:
+    """The rows of FOLDER/attention.json; [] when there is none."""
+    try:
+        told = json.loads((folder / "attention.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    rows = told.get("attention") if isinstance(told, dict) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
 def read_records(folder: Path) -> list[Row]:
     """FOLDER/records.jsonl, or the ranks.jsonl of retrieval."""
     return read_lines(folder / "records.jsonl") or read_lines(folder / "ranks.jsonl")
@@ -239,20 +245,3 @@ def _time(folder: Path) -> float:
         return (folder / "figures.json").stat().st_mtime
     except OSError:
         return 0.0
-
-
-def read_lines(path: Path) -> list[Row]:
-    """The mappings of a JSON-lines file; a line cut off by a kill is left out, a missing file is empty."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
