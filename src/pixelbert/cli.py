@@ -161,10 +161,20 @@ def train(
     blind: Annotated[bool, typer.Option("--blind", help="Replace every image by a constant (the baseline).")] = False,
 ) -> None:
     """Train a recipe; --resume continues to the same bits."""
+    from pixelbert.inference.attention_examples import write_attention
     from pixelbert.training.loop import train as call
 
     _without_bars()
-    call(recipe, data, out, from_run=from_run, resume=resume, overrides=overrides or (), blind=blind)
+    call(
+        recipe,
+        data,
+        out,
+        from_run=from_run,
+        resume=resume,
+        overrides=overrides or (),
+        blind=blind,
+        attend=write_attention,
+    )
 
 
 @app.command(epilog=_EPILOG)
@@ -194,6 +204,7 @@ def evaluate(
 
         result = score_predictions(predictions, data, split=split)
     else:
+        from pixelbert.inference.attention_examples import write_attention
         from pixelbert.training.evaluate import evaluate as call
 
         _without_bars()
@@ -208,6 +219,7 @@ def evaluate(
             shortlist=shortlist,
             folds=folds,
             model=model,
+            attend=write_attention,
         )
     if as_json:
         _print_json(result)

@@ -15,6 +15,7 @@ import pixelbert
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError, UsageError
 from pixelbert.model import precision
+from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.tasks.calibration import FILE, calibrate
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.run import find_device, load_run, put_on_device, read_recipe
@@ -24,6 +25,7 @@ from pixelbert.training.files import write_file, write_folder
 from pixelbert.training.frozen_features import scoring_encoder
 from pixelbert.training.progress import PairProgress
 from pixelbert.training.report import renew_report
+from pixelbert.training.validation import Attend, attending
 
 # What of the calibration stands beside the figures.
 _SUMMARY = (
@@ -43,6 +45,7 @@ def evaluate(
     images: int = 0,
     folds: int = 0,
     model: str = "best",
+    attend: Attend | None = None,
 ) -> dict[str, Any]:
     """Score a run on a split of prepared data by its task's rules; writes RUN/evaluation/SPLIT/, or SPLIT-foldsN/.
 
@@ -59,6 +62,7 @@ def evaluate(
         images: so many of the split's first images; 0 = all.
         folds: retrieval: rank each so many images alone and take the mean (COCO 1K: 1000); 0 = all together.
         model: `best` (by the recipe's measure on val) or `last`.
+        attend: draws attention sheets for the report (`inference.attention_examples.write_attention`); None: none.
 
     Returns:
         {"figures": percent by name, "images", "texts", "minutes", ..., "calibration" (on the recipe's val split)}
@@ -100,9 +104,16 @@ def evaluate(
         calibration = {"task": task.name, "data": prepared.folder.name, "split": split} | calibrate(outcome.stated())
         result["calibration"] = {name: value for name, value in calibration.items() if name in _SUMMARY}
 
+    sheets = None
+    if not read_recipe(folder).blind:
+        processor = PixelBertProcessor.from_pretrained(folder)
+        sheets = attending(attend, loaded, processor, batches.records, lambda text: print(text, file=sys.stderr))
+
     def fill(target: Path) -> None:
         (target / "figures.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         outcome.write(target)
+        if sheets is not None:
+            sheets(target)
 
     write_folder(folder / "evaluation" / name, fill)
     shutil.rmtree(partial, ignore_errors=True)

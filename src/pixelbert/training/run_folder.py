@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,11 +160,13 @@ def save_last(run: Path, model: PixelBertPreTrainedModel, processor: PixelBertPr
     write_folder(run / "last", fill)
 
 
-def write_validation(run: Path, outcome: Outcome) -> None:
-    """RUN/validation: figures.json, the per-record file, and examples to look at."""
+def write_validation(run: Path, outcome: Outcome, attend: Callable[[Path], None] | None = None) -> None:
+    """RUN/validation: figures.json, the per-record file, and examples to look at; `attend` adds attention sheets."""
 
     def fill(folder: Path) -> None:
         (folder / "figures.json").write_text(json.dumps(outcome.figures, indent=2) + "\n", encoding="utf-8")
         outcome.write(folder)
+        if attend is not None:
+            attend(folder)
 
     write_folder(run / "validation", fill)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from pixelbert.data.batches import Records
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Scoring
@@ -21,14 +24,26 @@ _SHOWN = (
 )  # fmt: skip
 
 
+#: Adds attention sheets to a folder of examples: FOLDER, model, processor, records. Training itself draws none: it does
+#: not know `inference`, which whoever starts it may hand in.
+Attend = Callable[[Path, Any, Any, Records], None]
+
+
 class Validator:
     """Scores a run's model on the held-out split and keeps it: as the last, and as the best by the recipe's measure."""
 
     def __init__(
-        self, recipe: Recipe, run: Path, parts: Parts, encoder_dtype: torch.dtype | None, fingerprint: str = ""
+        self,
+        recipe: Recipe,
+        run: Path,
+        parts: Parts,
+        encoder_dtype: torch.dtype | None,
+        fingerprint: str = "",
+        attend: Attend | None = None,
     ) -> None:
         self.recipe, self.run, self.parts, self.task = recipe, run, parts, TASKS[recipe.task]
         self.fingerprint = fingerprint  # of the data
+        self.attend = None if recipe.blind else attend  # a blind model has nothing to look at
         settings = recipe.validation
         self.scoring = Scoring(
             images=settings.images, captions_per_image=settings.captions_per_image,
@@ -47,7 +62,7 @@ class Validator:
         outcome = self.task.score(model, batches, replace(self.scoring, encode=encode))
         figures = outcome.figures
         note("val  " + "  ".join(f"{name} {figures[name]:.1f}" for name in _SHOWN if name in figures))
-        write_validation(self.run, outcome)
+        write_validation(self.run, outcome, attending(self.attend, model, self.parts.processor, val, note))
         self.keep(figures[self.recipe.validation.select_on])
         return figures
 
@@ -66,3 +81,19 @@ class Validator:
             self.best = value
             save_best(self.run, self.parts.model)
         save_last(self.run, self.parts.model, self.parts.processor)
+
+
+def attending(
+    attend: Attend | None, model: Any, processor: Any, records: Records, note: Callable[[str], None]
+) -> Callable[[Path], None] | None:
+    """`attend` for one model, as a writer of a folder; pictures for the report never end a run: `note` is told why."""
+    if attend is None:
+        return None
+
+    def write(folder: Path) -> None:
+        try:
+            attend(folder, model, processor, records)
+        except Exception as error:
+            note(f"the attention sheets were not drawn: {error}")
+
+    return write

@@ -6,6 +6,7 @@ starts it as a process of its own, so that two cores do both at once.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from pixelbert.model.precision import cores
 
 #: Of each run its folder, recipe and prepared data, in their order; the first one is what the others start from.
 RUNS = (
@@ -49,6 +52,7 @@ def train_all(
 def _train(
     recipe: str, data: Path, run: Path, start: Path | None, seed: int, overrides: Sequence[str], blind: bool
 ) -> dict[str, float]:
+    from pixelbert.inference.attention_examples import write_attention
     from pixelbert.training.checkpoint import checkpoints
     from pixelbert.training.loop import train
 
@@ -56,7 +60,14 @@ def _train(
     if not resume:
         shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
     changes = [f"seed={seed}", *overrides]
-    return train(recipe, data, run, from_run=start, resume=resume, overrides=changes, blind=blind).metrics
+    return train(
+        recipe, data, run, from_run=start, resume=resume, overrides=changes, blind=blind, attend=write_attention
+    ).metrics
+
+
+def _figures(out: Path) -> Path:
+    """Where the process without pictures leaves what its runs came to."""
+    return out / "blind.json"
 
 
 class Beside:
@@ -64,7 +75,7 @@ class Beside:
 
     def __init__(self, out: Path, seed: int, overrides: Sequence[str]) -> None:
         self.command = [sys.executable, "-m", __spec__.name, str(out), str(seed), *overrides]
-        self.log = out / "blind.log"
+        self.log, self.figures = out / "blind.log", _figures(out)
 
     def __enter__(self) -> Beside:
         import torch
@@ -77,9 +88,12 @@ class Beside:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         return self
 
-    def wait(self) -> bool:
-        """Whether it went well; else the caller trains what is missing itself, and meets the reason."""
-        return self.process.wait() == 0
+    def wait(self) -> dict[str, dict[str, float]] | None:
+        """The figures of its runs; None when it went wrong: who trains what is missing meets the reason."""
+        if self.process.wait() != 0:
+            return None
+        figures: dict[str, dict[str, float]] = json.loads(self.figures.read_text(encoding="utf-8"))
+        return figures
 
     def __exit__(self, *_: object) -> None:
         import torch
@@ -90,18 +104,14 @@ class Beside:
             self.process.wait()
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def main() -> int:
     """Train the runs without pictures."""
     out, seed, *overrides = sys.argv[1:]
     try:
-        train_all(Path(out), int(seed), overrides, True, lambda text: print(text, flush=True))
+        figures = train_all(Path(out), int(seed), overrides, True, lambda text: print(text, flush=True))
     except KeyboardInterrupt:
         return 130
+    _figures(Path(out)).write_text(json.dumps(figures), encoding="utf-8")
     return 0
 
 

@@ -27,7 +27,7 @@ from pixelbert.training.report.part import Part
 from pixelbert.training.report.parts import part_of
 from pixelbert.training.report.record import RunRecord
 from pixelbert.training.report.settings import commands, recipe_settings, weight_rows
-from pixelbert.training.report.sheet import sheet
+from pixelbert.training.report.sheet import looks, sheet
 
 
 def write_report(run: Path | str, *, blind: Path | str | None = None, ended: str = "") -> Path:
@@ -101,6 +101,7 @@ def context(record: RunRecord, blind: RunRecord | None, ended: str = "") -> dict
         "calibration": Markup(_calibration(record.path)),
         "curves": curve_groups(record, blind, part),
         **sheet(record, part),
+        "looks": looks(record),
         "settings": recipe_settings(record),
         "weights": weight_rows(record.run.get("weights") or {}),
         "versions": record.run.get("versions") or {},

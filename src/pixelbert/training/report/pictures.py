@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-MOST_PICTURE_BYTES = 1_300_000  # of all pictures together: the page stays under 2 MB
+MOST_PICTURE_BYTES = 1_050_000  # of all pictures together: with the attention sheets the page stays under 2 MB
+MOST_LOOK_BYTES = 400_000  # of all attention sheets
 
 
 class Pictures:

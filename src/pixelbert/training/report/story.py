@@ -16,9 +16,9 @@ from pixelbert.training.report.blind import find_blind
 from pixelbert.training.report.page import duration, head, now, render
 from pixelbert.training.report.part import Part
 from pixelbert.training.report.parts import part_of
-from pixelbert.training.report.pictures import MOST_PICTURE_BYTES
+from pixelbert.training.report.pictures import MOST_LOOK_BYTES, MOST_PICTURE_BYTES
 from pixelbert.training.report.record import RunRecord
-from pixelbert.training.report.sheet import sheet
+from pixelbert.training.report.sheet import looks, sheet
 from pixelbert.training.report.svg import draw
 
 _EXAMPLES = {"lot": 4, "helped": 2, "failed": 2}  # of each group
@@ -58,6 +58,7 @@ def write_story(
         if "record" in found:
             budget = MOST_PICTURE_BYTES // max(1, count)
             found |= sheet(found["record"], found["part"], budget, _EXAMPLES if examples is None else examples)
+            found["looks"] = looks(found["record"], MOST_LOOK_BYTES // max(1, count))
             found["link"] = _link(out, found["record"].path / "report.html")
             found["words"] = dict(words or {}) if found["part"].name == "pretraining" else {}
         sections.append(found)
