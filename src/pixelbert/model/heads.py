@@ -25,6 +25,13 @@ class PixelBertHeadOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+def cls_alone(config: PixelBertConfig, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `PixelBertModel` with [CLS] alone asked for, unless hidden states or attentions are."""
+    asked = ("output_hidden_states", "output_attentions")
+    whole = any(inputs.get(name) or getattr(config, name, False) for name in asked)
+    return inputs if whole else {"places": 1, **inputs}
+
+
 class PixelBertForQuestionAnswering(PixelBertPreTrainedModel):
     """An answer among a list, by an MLP on [CLS] with binary cross-entropy; the list is `config.id2label`."""
 
@@ -42,7 +49,7 @@ class PixelBertForQuestionAnswering(PixelBertPreTrainedModel):
 
     def forward(self, input_ids: Tensor, labels: Tensor | None = None, **inputs: Any) -> PixelBertHeadOutput:
         """logits [T, answers]. `labels` [T, answers] are soft targets in 0..1. `inputs` as in `PixelBertModel`."""
-        output = self.pixelbert(input_ids, **inputs)
+        output = self.pixelbert(input_ids, **cls_alone(self.config, inputs))
         logits = self.head(output.last_hidden_state[:, 0])
         loss = None
         if labels is not None:  # summed over answers, mean over questions
@@ -94,6 +101,7 @@ class PixelBertForImagesAndTextClassification(PixelBertPreTrainedModel):
         if self.image_type is not None:
             copies.pixels = copies.pixels + self.image_type.weight.repeat(texts, 1)[:, None]
         repeat = lambda x: None if x is None else x.repeat_interleave(count, dim=0)  # noqa: E731
+        kwargs = cls_alone(self.config, kwargs)
         output = self.pixelbert(repeat(input_ids), attention_mask=repeat(attention_mask), grid=copies, **kwargs)
         logits = self.head(output.last_hidden_state[:, 0].reshape(texts, -1))
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
@@ -135,7 +143,7 @@ class PixelBertForImageAndTextRetrieval(PooledVectors, PixelBertPreTrainedModel)
         With `candidates` n the texts come in groups of n, the true one first, and `loss` is the softmax cross-entropy
         over each group.
         """
-        output = self.pixelbert(input_ids, **inputs)
+        output = self.pixelbert(input_ids, **cls_alone(self.config, inputs))
         logits = self.head(output.last_hidden_state[:, 0])[:, 0]
         loss = None
         if candidates is not None:

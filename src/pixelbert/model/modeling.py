@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 from pixelbert.model.backbone import VisualBackbone
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.contrastive import INITIAL_LOG_SCALE, ContrastiveHead
+from pixelbert.model.encoder import encode
 from pixelbert.model.pixels import Grid, PixelEmbedding, sample_pixels
 
 
@@ -24,7 +25,7 @@ from pixelbert.model.pixels import Grid, PixelEmbedding, sample_pixels
 class PixelBertOutput(ModelOutput):
     """What the Transformer gives.
 
-    last_hidden_state: [T, L + K, d]: L word pieces ([CLS] first), then K pixels.
+    last_hidden_state: [T, L + K, d]: L word pieces ([CLS] first), then K pixels; or the first `places` of them.
     attention_mask: bool [T, L + K], False on padding of either kind.
     hidden_states, attentions: per layer, when asked for.
     """
@@ -93,6 +94,7 @@ class PixelBertModel(PixelBertPreTrainedModel):
         image_of_text: Tensor | None = None,
         grid: Grid | None = None,
         sampling_seed: Tensor | None = None,
+        places: int | None = None,
         **kwargs: Any,
     ) -> PixelBertOutput:
         """Texts with their images; without images, BERT on the text alone.
@@ -105,6 +107,8 @@ class PixelBertModel(PixelBertPreTrainedModel):
             image_of_text: int64 [T], which image each text belongs to; None when they go one to one.
             grid: pixels computed before (`encode_images`), instead of `pixel_values`.
             sampling_seed: int64 [T]: sample `config.num_sampled_pixels` pixels per text copy; None keeps all.
+            places: only the first so many places are asked for, 1 = [CLS]: the last layer computes no others, and
+                hidden states and attentions cannot be asked for.
         """
         words = self.text.embeddings(input_ids)  # Eq. (4)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -119,7 +123,7 @@ class PixelBertModel(PixelBertPreTrainedModel):
             words = torch.cat([words, grid.pixels.to(words.dtype)], dim=1)  # Eq. (6)
             mask = torch.cat([mask, grid.mask], dim=1)
         attention = create_bidirectional_mask(self.config.text_config, words, mask)
-        hidden = self.text.encoder(words, attention_mask=attention).last_hidden_state  # Eq. (1) to (3), every layer
+        hidden = encode(self.text.encoder, words, attention, places)  # Eq. (1) to (3), every layer
         return PixelBertOutput(last_hidden_state=hidden, attention_mask=mask)
 
 

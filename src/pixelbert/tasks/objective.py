@@ -73,7 +73,7 @@ def match_log_odds(model: Any, ids: Tensor, mask: Tensor, grid: Grid, cosine: Te
     Where the model's are fitted (`match_fitted`), with the fitted weights, and the pooled vectors' similarity: `cosine`
     [T] where it is known already.
     """
-    hidden = model.pixelbert(ids, attention_mask=mask, grid=grid).last_hidden_state
+    hidden = model.pixelbert(ids, attention_mask=mask, grid=grid, places=1).last_hidden_state
     scores: Tensor = model.match_scores(hidden[:, 0])
     if not model.config.match_fitted:
         return scores

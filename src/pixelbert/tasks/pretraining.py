@@ -189,8 +189,9 @@ class PretrainingObjective(Objective):
         with self.cast():
             grid = self._grid(batch).select(batch["image_of_text"]) if "image_of_text" in batch else None
             output = self.model(
-                batch["input_ids"], labels=batch["labels"], attention_mask=batch["attention_mask"], grid=grid
-            )
+                batch["input_ids"], labels=batch["labels"], attention_mask=batch["attention_mask"], grid=grid,
+                places=batch["input_ids"].shape[1],
+            )  # fmt: skip
         return output.mlm_logits.float()
 
     def losses(self, batch: Batch, grid: Grid, settings: LossSettings) -> dict[str, Tensor]:
@@ -239,8 +240,9 @@ class PretrainingObjective(Objective):
             )
             hidden_labels, match = labels[rows, :length], batch["match"][rows]
             output = self.model(
-                ids[rows, :length], labels=hidden_labels, attention_mask=mask[rows, :length], grid=copies
-            )
+                ids[rows, :length], labels=hidden_labels, attention_mask=mask[rows, :length], grid=copies,
+                places=length,
+            )  # fmt: skip
             if settings.mlm:
                 hidden = hidden_labels[hidden_labels != IGNORED]
                 losses["mlm"] = losses.get("mlm", 0) + mlm_loss(output.mlm_logits, hidden)

@@ -64,8 +64,9 @@ class HeldOut(HeldOutPairs):
             ids = pad_ids([masked[i][0] for i in rows]).to(self.device)
             with self._cast():
                 output = self.model(
-                    ids, labels=labels, attention_mask=self._mask_of(texts[rows]), grid=self._grid_of(images[rows])
-                )
+                    ids, labels=labels, attention_mask=self._mask_of(texts[rows]), grid=self._grid_of(images[rows]),
+                    places=ids.shape[1],
+                )  # fmt: skip
             counts = (labels != IGNORED).sum(1).tolist()
             yield from zip(rows.tolist(), output.mlm_logits.split(counts), strict=True)
 
