@@ -19,13 +19,14 @@ from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.table import TASKS
 from pixelbert.training.frozen_features import FrozenFeatures
 from pixelbert.training.loop import train
+from pixelbert.training.setup import keep_out
 from tiny_runs import BASE, tiny_data, tiny_recipe, weights
 
 
 def test_photos_kept_out_are_never_trained_on_and_the_fit_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, seen = tiny_data(tmp_path), set()
+    data, seen = tiny_data(tmp_path, train=15), set()
     real = Inputs.images_of
 
     def watched(self: Inputs, images: np.ndarray, epochs: np.ndarray) -> object:
@@ -39,6 +40,19 @@ def test_photos_kept_out_are_never_trained_on_and_the_fit_is_saved(
     fit = weights(run)["match_fit"]
     assert fit.shape == (3,) and not torch.equal(fit, torch.tensor([1.0, 0.0, 0.0]))
     assert torch.equal(fit, weights(run, ".")["match_fit"])
+
+
+@pytest.mark.parametrize(("images", "kept_out"), [(9, 0), (10, 2), (14, 2), (15, 3), (60, 4)])
+def test_of_few_photos_a_fifth_is_kept_out_and_of_very_few_none(tmp_path: Path, images: int, kept_out: int) -> None:
+    records = MemoryRecords(tmp_path, random_texts(images, 1), sizes=((8, 8),))
+    left, kept = keep_out(records, tiny_recipe("itm.calibration_images=4"))
+    assert (kept.num_images if kept is not None else 0) == kept_out
+    assert left.num_images == images - kept_out
+
+
+def test_without_photos_kept_out_the_head_stays_as_it_is(tmp_path: Path) -> None:
+    run = train(tiny_recipe("itm.calibration_images=4"), tiny_data(tmp_path), tmp_path / "run").run
+    assert torch.equal(weights(run)["match_fit"], torch.tensor([1.0, 0.0, 0.0]))
 
 
 def test_a_task_without_matches_keeps_nothing_out() -> None:

@@ -119,7 +119,7 @@ class Task(ABC):
         """How many predictions each loss with a weight sums over; known before the forward pass."""
 
     def calibration_images(self, recipe: Recipe) -> int:
-        """So many of the training images are kept out of training, for `finish`."""
+        """So many of the training images at the most are kept out of training, for `finish`."""
         del recipe
         return 0
 

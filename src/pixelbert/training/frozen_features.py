@@ -280,7 +280,7 @@ def frozen_features(recipe: Recipe, run: Path, parts: Parts, fingerprint: str) -
         )
     batches = TASKS[recipe.task].batches(recipe, parts.train, parts.processor, parts.model.config, train=True)
     without = f" without {recipe.data.held_out_images}" if recipe.data.held_out_images else ""
-    kept_out = TASKS[recipe.task].calibration_images(recipe)
+    kept_out = parts.calibration.num_images if parts.calibration is not None else 0
     without += f" without the first {kept_out}" if kept_out else ""
     key = f"{fingerprint} {recipe.data.train_splits}{without}"
     return _features(recipe, run, parts.model.pixelbert, batches, key)

@@ -74,15 +74,11 @@ def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Record
 def keep_out(train: Records, recipe: Recipe) -> tuple[Records, Records | None]:
     """The records to train on, and those of the first images where the task keeps some out to be fitted afterwards.
 
-    Raises DataError when too few are left.
+    Of few images a fifth at the most is kept out; of fewer than 10, none.
     """
-    count = TASKS[recipe.task].calibration_images(recipe)
-    if not count:
+    count = min(TASKS[recipe.task].calibration_images(recipe), train.num_images // 5)
+    if count < 2:
         return train, None
-    if train.num_images < count + 2 or count < 2:
-        raise DataError(
-            f"itm.calibration_images keeps {count} of {train.num_images} training image(s) out: at least 2, and 2 left"
-        )
     return SplitPart(train, count, train.num_images), SplitPart(train, 0, count)
 
 
