@@ -261,6 +261,7 @@ def test_train_passes_everything_on(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pixelbert.training.loop", loop)
     arguments = ["a=1", "b.c=[2, 3]", "--from", "R0", "--resume", "--blind", "d=-4"]
     assert call(capsys, *TRAIN, *arguments)[0] == 0
+    assert callable(seen.pop("attend"))  # draws the sheets of the report
     assert seen == {
         "args": ("pretrain-tiny", "D", Path("R")),
         "from_run": Path("R0"),

@@ -250,16 +250,24 @@ def predict(
 
 @app.command(epilog=_EPILOG)
 def bench(
-    sizes: Annotated[list[str] | None, typer.Argument(metavar="SIZE", help="small, r50, x152; all of them.")] = None,
+    sizes: Annotated[
+        list[str] | None, typer.Argument(metavar="SIZE", help="small, r50, x152 (all of them), or ratios.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to time, after one that warms up.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Time and peak memory of a real training step at full size, on this machine."""
+    """Time and peak memory of a real training step at full size; or what each way of saving work brings, as ratios."""
     from pixelbert.bench import run_bench
 
+    if sizes == ["ratios"]:
+        from pixelbert.bench.ratios import run_ratios
+
+        ratios = run_ratios(steps)
+        _print_json(ratios) if as_json else _print_rows(ratios)
+        return
     rows = run_bench(sizes or None, steps)
     if not rows:
-        raise UsageError(f"bench: no size '{' '.join(sizes or [])}'; valid names: small, r50, x152")
+        raise UsageError(f"bench: no size '{' '.join(sizes or [])}'; valid names: small, r50, x152, or ratios alone")
     _print_json(rows) if as_json else _print_rows(rows)
     failed = [f"{row['size']}: {row['error']}" for row in rows if "error" in row]
     if failed:
