@@ -193,6 +193,9 @@ def evaluate(
     folds: Annotated[
         int, typer.Option(min=0, help="Retrieval: rank each so many images alone, take the mean (COCO 1K: 1000).")
     ] = 0,
+    middle_view: Annotated[
+        bool, typer.Option("--middle-view", help="Pooled vectors of a photo and of its middle, their mean.")
+    ] = False,
     model: Annotated[str, typer.Option(help="best (by the recipe's measure on val) or last.")] = "best",
     as_json: Json = False,
 ) -> None:
@@ -218,6 +221,7 @@ def evaluate(
             exact_images=exact_images,
             shortlist=shortlist,
             folds=folds,
+            middle_view=middle_view,
             model=model,
             attend=write_attention,
         )

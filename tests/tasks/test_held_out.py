@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from memory_records import MemoryRecords, batches_of, random_texts, tiny_model
 from pixelbert.data.images import ResizeRule
@@ -139,3 +141,27 @@ def test_a_shortlist_can_only_find_what_is_on_it(tmp_path: Path, counted: Callab
     assert recall_scores(by_image, own).text_retrieval[1] == pytest.approx(200 / 3)
     whole = held.rerank(pooled, 3)
     assert (np.argsort(-whole, axis=0) == np.argsort(-match, axis=0)).all()  # a list of all is exact scoring
+
+
+# -- the middle of a photo ---------------------------------------------------------------------------------------------
+
+
+def test_with_a_middle_view_a_pooled_vector_is_the_mean_of_both(tmp_path: Path) -> None:
+    records = MemoryRecords(tmp_path, random_texts(3, 1), sizes=((70, 98), (42, 42)))
+    batches, model = batches_of(records), tiny_model(contrastive_size=8)
+    plain, both = (HeldOutPairs(model, batches, [2, 0, 1], middle_view=seen) for seen in (False, True))
+    middles = []
+    for row in (2, 0, 1):
+        batch = batches.image_batch([row], [0])
+        photo = Image.fromarray(batch["pixel_values"][0].permute(1, 2, 0).numpy())
+        assert [[photo.height, photo.width]] == batch["image_sizes"].tolist()
+        edges = (round(photo.width / 14), round(photo.height / 14))
+        part = photo.crop((*edges, photo.width - edges[0], photo.height - edges[1]))
+        pixels = torch.from_numpy(np.array(part.resize(photo.size, Image.Resampling.BILINEAR))).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            middles.append(model.image_vectors(model.pixelbert.encode_images(pixels, batch["image_sizes"]))[0])
+    summed = plain.pooled_vectors[0] + torch.stack(middles)
+    expected = summed / summed.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(both.pooled_vectors[0], expected, rtol=1e-4, atol=1e-5)
+    assert (both.pooled_vectors[0] - plain.pooled_vectors[0]).abs().max() > 1e-3
+    torch.testing.assert_close(both.pooled_vectors[1], plain.pooled_vectors[1])

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pixelbert.data.batches import Batch, pad_ids
 from pixelbert.data.draws import generator
@@ -39,7 +40,9 @@ class HeldOutPairs:
     `images` rows of the split; `records` its captions kept, `image_of` their place among `images`. All draws are keyed
     by `seed`, so two models see the same shuffled images and the same false captions. The model is put into evaluation
     mode. `partial`: a folder where the scores of long rankings are kept while they grow, to go on after a stop.
-    `encode`: the pixels of images by their rows, instead of the CNN's (see `Scoring`).
+    `encode`: the pixels of images by their rows, instead of the CNN's (see `Scoring`). `middle_view`: an image's pooled
+    vector is the mean of its own and that of its middle. A network trained on random crops has seen things larger than
+    they stand in whole photos; the middle shows them at that size.
 
     Raises DataError when there are fewer than two images: nothing could be told apart.
     """
@@ -55,6 +58,7 @@ class HeldOutPairs:
     partial: Path | None = None
     announce: Callable[[str], None] = field(default=lambda text: None)
     encode: Callable[[Batch], Grid] | None = None
+    middle_view: bool = False
     records: list[int] = field(init=False)
     image_of: np.ndarray = field(init=False)
 
@@ -66,7 +70,7 @@ class HeldOutPairs:
         return cls(
             model, batches, list(range(count)), captions_per_image or scoring.captions_per_image, scoring.seed,
             scoring.batch_size, scoring.encoder_dtype, scoring.progress, scoring.partial, scoring.announce,
-            scoring.encode,
+            scoring.encode, scoring.middle_view,
         )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -179,7 +183,9 @@ class HeldOutPairs:
         """
         if self.partial is None or pairs < _KEPT_FROM:
             return np.full(shape, np.nan, dtype=np.float32)
-        digest = hashlib.sha256(f"{what} {shape} {self.seed} {self.captions_per_image} {self.records}".encode())
+        digest = hashlib.sha256(
+            f"{what} {shape} {self.seed} {self.captions_per_image} {self.middle_view} {self.records}".encode()
+        )
         for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         for part in self.grids.cells.split(1 << 20):
@@ -246,11 +252,24 @@ class HeldOutPairs:
         with self._cast():
             places = np.array_split(np.arange(len(self.images)), -(-len(self.images) // self.batch_size))
             images = torch.cat([self.model.image_vectors(self._grid_of(part)).float() for part in places])
+            if self.middle_view:
+                images = F.normalize(images + self._middles(), dim=-1)
             texts = torch.empty(len(self.texts), images.shape[1], device=self.device)
             for rows in self._by_length([len(t) for t in self.texts], "text vectors"):
                 ids = pad_ids([self.texts[i] for i in rows]).to(self.device)
                 texts[rows] = self.model.text_vectors(ids, self._mask_of(rows)).float()
         return images, texts
+
+    def _middles(self) -> Tensor:
+        """Pooled vectors of the images' middles."""
+        found = []
+        for start in range(0, len(self.images), _IMAGES):
+            batch = self.batches.middle_batch(self.images[start : start + _IMAGES])
+            sizes = batch["image_sizes"].to(self.device)
+            grid = self.model.pixelbert.encode_images(batch["pixel_values"].to(self.device), sizes)
+            found.append(self.model.image_vectors(grid).float())
+            self.progress("middles", start + len(sizes), len(self.images))
+        return torch.cat(found)
 
     def rerank(self, pooled: np.ndarray, shortlist: int, by_image: bool = False) -> np.ndarray:
         """Scores [images, texts] where the best by pooled vectors stand first, in the order of their match scores.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pixelbert.data.augment import augment
+from pixelbert.data.augment import augment, middle
 from pixelbert.data.batches import Batch, Plan, Records, pad_ids
 from pixelbert.data.draws import generator, seed_of
 from pixelbert.data.images import ImageLimits, ResizeRule, collate_images, load_ref
@@ -77,6 +77,11 @@ class Inputs:
         """pixel_values uint8 [I, 3, H, W] and image_sizes [I, 2] of these images."""
         pixels = [self._image(image, epoch) for image, epoch in zip(images, epochs, strict=True)]
         values, sizes = collate_images(pixels, self.size_divisor)
+        return {"pixel_values": values, "image_sizes": sizes}
+
+    def middle_batch(self, images: Sequence[int]) -> Batch:
+        """`image_batch` of the middles of these images as they are."""
+        values, sizes = collate_images([middle(self._image(image, 0)) for image in images], self.size_divisor)
         return {"pixel_values": values, "image_sizes": sizes}
 
     def _image(self, image: int, epoch: int) -> np.ndarray:

@@ -39,6 +39,7 @@ class Scoring:
     """How held-out records are scored; each task takes what concerns it.
 
     images: so many of the split's first images, 0 = all. exact_images, shortlist: see `evaluate`; 0 leaves them out.
+    middle_view: the pooled vector of an image is the mean of its own and that of its middle.
     folds: retrieval: so many images at a time are ranked alone, and the figures are their mean; 0 = all together.
     partial: where finished parts of a long scoring are kept, to go on with after a stop.
     encode: the pixels of a batch's images, instead of the model's `encode_images`: from features kept before.
@@ -48,6 +49,7 @@ class Scoring:
     captions_per_image: int = 5
     exact_images: int = 0
     shortlist: int = 0
+    middle_view: bool = False
     folds: int = 0
     seed: int = 1234
     batch_size: int = 256

@@ -44,6 +44,7 @@ def evaluate(
     captions_per_image: int = 5,
     images: int = 0,
     folds: int = 0,
+    middle_view: bool = False,
     model: str = "best",
     attend: Attend | None = None,
 ) -> dict[str, Any]:
@@ -61,6 +62,8 @@ def evaluate(
         captions_per_image: so many captions of each image (pretraining, retrieval).
         images: so many of the split's first images; 0 = all.
         folds: retrieval: rank each so many images alone and take the mean (COCO 1K: 1000); 0 = all together.
+        middle_view: an image's pooled vector is the mean of its own and that of its middle (recall, shortlists, fitted
+            matches); a Predictor's answers do without, so nothing is calibrated.
         model: `best` (by the recipe's measure on val) or `last`.
         attend: draws attention sheets for the report (`inference.attention_examples.write_attention`); None: none.
 
@@ -75,9 +78,12 @@ def evaluate(
     partial = folder / "evaluation" / f".{name}.partial"
     scoring = Scoring(
         images=images, captions_per_image=captions_per_image, exact_images=exact_images, shortlist=shortlist,
-        folds=folds, progress=PairProgress(), announce=lambda text: print(text, file=sys.stderr), partial=partial,
+        folds=folds, middle_view=middle_view, progress=PairProgress(),
+        announce=lambda text: print(text, file=sys.stderr), partial=partial,
     )  # fmt: skip
     task, loaded, batches, own = run_on_split(folder, prepared, split, scoring, model)
+    if middle_view and not loaded.config.contrastive_size:
+        raise UsageError(f"{run}: has no pooled vectors; a middle view is for those")
     if folds and task.name != "retrieval":
         raise UsageError(f"{run}: trained for {task.name}; folds are for retrieval")
     outcome = task.score(loaded, batches, own)
@@ -95,12 +101,19 @@ def evaluate(
     result = {
         "run": folder.name, "task": task.name, "model": model, "data": prepared.folder.name, "split": split,
         "images": outcome.images, "texts": outcome.texts, "exact_images": exact_images, "shortlist": shortlist,
-        "folds": folds,
+        "folds": folds, "middle_view": middle_view,
         "figures": figures, "minutes": round((time.monotonic() - started) / 60, 2),
         "version": pixelbert.__version__, "date": dt.date.today().isoformat(), "machine": precision.detect().name,
     }  # fmt: skip
     calibration = None
-    if model == "best" and not images and not folds and outcome.stated and split == read_recipe(folder).data.val_split:
+    if (
+        model == "best"
+        and not images
+        and not folds
+        and not middle_view
+        and outcome.stated
+        and split == read_recipe(folder).data.val_split
+    ):
         calibration = {"task": task.name, "data": prepared.folder.name, "split": split} | calibrate(outcome.stated())
         result["calibration"] = {name: value for name, value in calibration.items() if name in _SUMMARY}
 
