@@ -21,6 +21,7 @@ from pixelbert.tasks.objective import length_chunks
 from pixelbert.tasks.pretraining import (
     LossSettings,
     PretrainingObjective,
+    alignment_loss,
     contrastive_loss,
     hard_negatives,
     itm_loss,
@@ -89,6 +90,34 @@ def test_contrastive_loss_equals_plain_loops_with_several_positives(
         torch.tensor(vectors), torch.tensor(texts), torch.tensor(image_of), torch.tensor(own), torch.tensor(scale)
     )
     assert loss.item() == pytest.approx(plain_contrastive(vectors, texts, image_of, own, scale), rel=1e-4, abs=1e-5)
+
+
+def test_alignment_loss_is_the_contrastive_loss_of_centred_directions() -> None:
+    draw = torch.Generator().manual_seed(0)
+    pixels, words = torch.randn(3, 6, generator=draw), torch.randn(5, 6, generator=draw) + 4
+    image_of_text = torch.tensor([0, 0, 1, 2, 2])
+    own = torch.arange(3)[:, None] == image_of_text
+    middle = words.mean(0)
+    expected = 0.0
+    for text, image in enumerate(image_of_text.tolist()):
+        near = [15 * torch.cosine_similarity(pixels[i] - middle, words[text] - middle, dim=0) for i in range(3)]
+        others = [15 * torch.cosine_similarity(pixels[image] - middle, words[t] - middle, dim=0) for t in range(5)]
+        foreign = [near[i] for i in range(3) if i != image]
+        against = [others[t] for t in range(5) if not own[image, t]]
+        expected += (torch.logsumexp(torch.stack([near[image], *foreign]), 0) - near[image]) / 2
+        expected += (torch.logsumexp(torch.stack([near[image], *against]), 0) - near[image]) / 2
+    assert float(alignment_loss(pixels, words, image_of_text, own)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_alignment_needs_no_pooled_vectors_and_teaches_the_projection(tmp_path: Path) -> None:
+    records = MemoryRecords(tmp_path, random_texts(4, 2))
+    batch, model = batches_of(records, contrastive=True)(plan_of(records, 0, 8)), tiny_model()
+    sums = PretrainingObjective(model)(batch, LossSettings(mlm=0.0, itm=0.0, align=1.0))
+    assert list(sums) == ["align"]
+    assert loss_counts(batch, LossSettings(mlm=0.0, itm=0.0, align=1.0)) == {"align": 8}
+    sums["align"].backward()
+    assert model.pixelbert.pixels.projection.weight.grad.abs().max() > 0
+    assert model.pixelbert.text.encoder.layer[0].attention.self.query.weight.grad is None
 
 
 def test_contrastive_gradients_are_finite_where_nothing_is_foreign() -> None:

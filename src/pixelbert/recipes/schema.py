@@ -89,6 +89,7 @@ class Loss(Section):
     mlm: float = Field(default=1.0, ge=0)
     itm: float = Field(default=1.0, ge=0)
     contrastive: float = Field(default=0.0, ge=0)  # beyond the paper
+    align: float = Field(default=0.0, ge=0)  # mean pixel and mean word embedding of a pair (beyond the paper)
 
 
 class Head(Section):
@@ -262,7 +263,7 @@ class Recipe(Section):
             raise ValueError(f"the phases' `until` must grow, not {', '.join(map(str, untils))}")
         losses = [self.loss, *(phase.loss for phase in self.phases if phase.loss)]
         hard = [self.itm.hard_share, *(phase.hard_share or 0.0 for phase in self.phases)]
-        if not all(loss.mlm or loss.itm or loss.contrastive for loss in losses):
+        if not all(loss.mlm or loss.itm or loss.contrastive or loss.align for loss in losses):
             raise ValueError("at least one loss needs a weight")
         if not self.contrastive_size and (any(loss.contrastive for loss in losses) or any(hard)):
             raise ValueError("the contrastive loss and hard negatives need contrastive_size, their vectors' width")

@@ -18,12 +18,15 @@ from torch.nn import functional as F
 
 from pixelbert.data.batches import Batch, Plan, pad_ids
 from pixelbert.data.draws import generator, seed_of
+from pixelbert.model.contrastive import ContrastiveHead
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.pixels import Grid, sample_pixels
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
 from pixelbert.tasks.matching import draw_foreign, is_negative, text_key, true_of
 from pixelbert.tasks.objective import Objective, by_length, length_chunks, pair_scores
+
+_ALIGN_SCALE = 15.0  # inverse temperature of the alignment loss
 
 # -- losses ------------------------------------------------------------------------------------------------------------
 
@@ -60,6 +63,21 @@ def contrastive_loss(images: Tensor, texts: Tensor, image_of_text: Tensor, own: 
     against_texts = torch.logsumexp(foreign, dim=1)[image_of_text]
     image_to_text = torch.logaddexp(against_texts, positive) - positive
     return (text_to_image + image_to_text).sum() / 2
+
+
+def alignment_loss(pixels: Tensor, words: Tensor, image_of_text: Tensor, own: Tensor) -> Tensor:
+    """`contrastive_loss` between what goes into the Transformer: mean pixel and mean word embedding (beyond the paper).
+
+    It brings pixels to where the words are that they show, so that attention can read them like words from the start.
+    Directions are taken from the mean of the batch's texts: all embeddings share most of theirs.
+
+    Args:
+        pixels, words: means of the inputs of Eq. (6), [I, d] and [T, d]. image_of_text, own: as in `contrastive_loss`.
+    """
+    with _float32(pixels):
+        middle = words.float().mean(0)
+        pixels, words = (F.normalize(x.float() - middle, dim=-1) for x in (pixels, words))
+    return contrastive_loss(pixels, words, image_of_text, own, words.new_tensor(_ALIGN_SCALE))
 
 
 def hard_negatives(images: Tensor, texts: Tensor, own: Tensor, rows: Tensor, scale: float) -> Tensor:
@@ -159,6 +177,7 @@ class LossSettings:
     contrastive: float = 0.0
     hard_share: float = 0.0
     sample_pixels: int = 0  # 0 = all
+    align: float = 0.0
 
 
 def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
@@ -167,12 +186,13 @@ def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
         "mlm": int((batch["labels"] != IGNORED).sum()),
         "itm": len(batch["match"]),
         "contrastive": len(batch["match"]),
+        "align": len(batch["match"]),
     }
     return {name: count for name, count in counts.items() if getattr(settings, name)}
 
 
 class PretrainingObjective(Objective):
-    """Masked words, matches and, beyond the paper, pooled vectors."""
+    """Masked words, matches and, beyond the paper, pooled vectors, and pixels like word embeddings."""
 
     model: PixelBertForPreTraining
 
@@ -195,7 +215,7 @@ class PretrainingObjective(Objective):
         return output.mlm_logits.float()
 
     def losses(self, batch: Batch, grid: Grid, settings: LossSettings) -> dict[str, Tensor]:
-        """mlm, itm and contrastive, those with a weight."""
+        """mlm, itm, contrastive and align, those with a weight."""
         losses: dict[str, Tensor] = {}
         replaced = None
         if settings.contrastive or settings.hard_share:
@@ -209,9 +229,18 @@ class PretrainingObjective(Objective):
                 replaced = self._harden(
                     batch, images.detach(), texts.detach(), float(scale.detach()), settings.hard_share
                 )
+        if settings.align:
+            losses["align"] = self._alignment(batch, grid)
         if settings.mlm or settings.itm:
             losses |= self._fused(batch, grid, settings, replaced)
         return losses
+
+    def _alignment(self, batch: Batch, grid: Grid) -> Tensor:
+        words = self.model.pixelbert.text.embeddings(batch["caption_ids"])
+        return alignment_loss(
+            ContrastiveHead.pool(grid.pixels, grid.mask), ContrastiveHead.pool(words, batch["caption_mask"]),
+            batch["image_of_text"], batch["own"],
+        )  # fmt: skip
 
     def _harden(self, batch: Batch, images: Tensor, texts: Tensor, scale: float, share: float) -> tuple[Tensor, Tensor]:
         """Some negatives get a close caption of the batch instead of a random one: new ids and mask."""

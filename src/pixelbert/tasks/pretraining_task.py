@@ -37,7 +37,7 @@ class Pretraining(FitsMatches):
             **common_inputs(recipe, records, processor, config, train),
             mask_probability=recipe.mlm.probability, whole_word=recipe.mlm.whole_word,
             mlm_on_negatives=recipe.mlm.on_negatives, negative_ratio=recipe.itm.negative_ratio,
-            contrastive=train and config.contrastive_size > 0,
+            contrastive=train and (config.contrastive_size > 0 or _aligns(recipe)),
         )  # fmt: skip
 
     def objective(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> PretrainingObjective:
@@ -49,7 +49,7 @@ class Pretraining(FitsMatches):
         loss = phase.loss or recipe.loss
         hard = recipe.itm.hard_share if phase.hard_share is None else phase.hard_share
         pixels = recipe.visual.num_sampled_pixels if phase.num_sampled_pixels is None else phase.num_sampled_pixels
-        return LossSettings(loss.mlm, loss.itm, loss.contrastive, hard, pixels)
+        return LossSettings(loss.mlm, loss.itm, loss.contrastive, hard, pixels, loss.align)
 
     def counts(self, batch: Batch, losses: LossSettings) -> dict[str, int]:
         """Masked pieces and pairs."""
@@ -79,6 +79,11 @@ class Pretraining(FitsMatches):
             raise DataError("the blind run hides other words; train both with the same text settings")
         accuracy = word_accuracy(blind.rows)
         return {"mlm_accuracy_blind": accuracy, "mlm_gain_blind": outcome.figures["mlm_accuracy"] - accuracy}
+
+
+def _aligns(recipe: Recipe) -> bool:
+    """Whether any phase aligns pixels with word embeddings."""
+    return any(loss.align for loss in (recipe.loss, *(phase.loss for phase in recipe.phases)) if loss is not None)
 
 
 def word_lines(held_out: HeldOut, words: list[dict[str, Any]]) -> str:

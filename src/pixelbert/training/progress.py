@@ -7,7 +7,7 @@ import time
 
 from rich.console import Console
 
-_LOSSES = ("loss", "mlm", "itm", "contrastive")
+_LOSSES = ("loss", "mlm", "itm", "contrastive", "align")
 
 
 def note(text: str) -> None:

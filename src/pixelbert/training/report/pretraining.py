@@ -183,7 +183,12 @@ PART = Part(
     what="Words hidden in a caption are filled in from the picture; a caption is told from that of another picture.",
     unit="pairs",
     texts="captions",
-    losses={"mlm": "Masked-word loss", "itm": "Match loss", "contrastive": "Contrastive loss"},
+    losses={
+        "mlm": "Masked-word loss",
+        "itm": "Match loss",
+        "contrastive": "Contrastive loss",
+        "align": "Alignment loss",
+    },
     groups=_GROUPS,
     figures=figures,
     example=example,
