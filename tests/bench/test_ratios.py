@@ -13,9 +13,9 @@ from pixelbert.cli import main
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setitem(ratios.TEXT, "hidden_size", 48)
-    monkeypatch.setitem(ratios.TEXT, "intermediate_size", 96)
-    monkeypatch.setitem(ratios.TEXT, "num_hidden_layers", 2)
+    monkeypatch.setitem(ratios.SMALL_TEXT, "hidden_size", 48)
+    monkeypatch.setitem(ratios.SMALL_TEXT, "intermediate_size", 96)
+    monkeypatch.setitem(ratios.SMALL_TEXT, "num_hidden_layers", 2)
 
 
 def test_ways_that_are_called_the_same_give_the_same_numbers():

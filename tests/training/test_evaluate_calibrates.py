@@ -14,11 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "inference"))
 from untrained_runs import WIDE, make_run
 
 from pixelbert.data.records import PreparedData
+from pixelbert.errors import UsageError
 from pixelbert.tasks.calibration import calibrate
 from pixelbert.tasks.run import load_run
 from pixelbert.tasks.task import Scoring
 from pixelbert.training.evaluate import evaluate, run_on_split
 from pixelbert.training.run_folder import save_best
+from tiny_runs import tiny_data, tiny_recipe
 from tiny_tasks import task_data, task_recipe
 
 
@@ -44,3 +46,23 @@ def test_evaluate_on_val_calibrates(tmp_path, task):
         assert found["records"] == 2 * result["texts"] and "threshold" not in found
     save_best(run, load_run(run)[1])
     assert not (run / "calibration.json").exists()
+
+
+def test_a_middle_view_is_kept_apart_and_calibrates_nothing(tmp_path):
+    data = tiny_data(tmp_path / "data")
+    run = make_run(tmp_path / "run", tiny_recipe(*WIDE), data)
+    plain, middle = evaluate(run, data), evaluate(run, data, middle_view=True)
+    assert (plain["middle_view"], middle["middle_view"]) == (False, True)
+    kept = {
+        name: json.loads((run / "evaluation" / name / "figures.json").read_text()) for name in ("val", "val-middle")
+    }
+    assert kept == {"val": plain, "val-middle": middle}
+    assert "calibration" in plain and "calibration" not in middle
+
+
+def test_a_middle_view_needs_pooled_vectors(tmp_path):
+    data = task_data(tmp_path / "data", "question_answering")
+    run = make_run(tmp_path / "run", task_recipe("question_answering", "contrastive_size=0"), data)
+    with pytest.raises(UsageError, match="no pooled vectors"):
+        evaluate(run, data, middle_view=True)
+    assert not (run / "evaluation").exists()

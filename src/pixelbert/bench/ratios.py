@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from pixelbert.bench.images import draw_photos, pillow_load
+from pixelbert.bench.steps import SMALL_TEXT
 from pixelbert.model import precision
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.image_processing import ResizeRule, load_image
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.tasks.pretraining import LossSettings, PretrainingObjective
 
-TEXT = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 _TEXTS = 4  # of a photo
 
 
@@ -99,7 +99,7 @@ def ways(photos: int = 8) -> Iterator[Way]:
 def _model() -> PixelBertForPreTraining:
     torch.manual_seed(0)
     config = PixelBertConfig(
-        {**TEXT, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        {**SMALL_TEXT, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
         backbone="tf_efficientnet_lite0", visual_pool=False, frozen_stages=9,
     )  # fmt: skip
     return PixelBertForPreTraining(config).eval()

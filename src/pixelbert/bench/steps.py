@@ -13,6 +13,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: The shape of MiniLM-L6.
+SMALL_TEXT = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+
 
 @dataclass(frozen=True)
 class Size:
@@ -98,9 +101,8 @@ def _model(size: Size, recipe: Any) -> Any:
     from pixelbert.model.modeling import PixelBertForPreTraining
 
     if size.recipe == "small":
-        text = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
         return PixelBertForPreTraining(
-            PixelBertConfig(text, backbone="tf_efficientnet_lite0", visual_pool=False, num_sampled_pixels=20)
+            PixelBertConfig(SMALL_TEXT, backbone="tf_efficientnet_lite0", visual_pool=False, num_sampled_pixels=20)
         )
     return PixelBertForPreTraining(PixelBertConfig(backbone=recipe.backbone.name))
 

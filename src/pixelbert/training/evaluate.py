@@ -48,7 +48,8 @@ def evaluate(
     model: str = "best",
     attend: Attend | None = None,
 ) -> dict[str, Any]:
-    """Score a run on a split of prepared data by its task's rules; writes RUN/evaluation/SPLIT/, or SPLIT-foldsN/.
+    """Score a run on a split of prepared data by its task's rules; writes RUN/evaluation/SPLIT/, or SPLIT-foldsN/
+    and SPLIT-middle/, which have rules of their own.
 
     On the recipe's own val split, whole, it also writes RUN/calibration.json: what the model's probabilities are worth
     (tasks/calibration.py), which the Predictor then uses.
@@ -74,7 +75,7 @@ def evaluate(
     task, UsageError for a shortlist without pooled vectors, and for folds that do not fit.
     """
     started, folder, prepared = time.monotonic(), Path(run), PreparedData(data)
-    name = f"{split}-folds{folds}" if folds else split
+    name = split + (f"-folds{folds}" if folds else "") + ("-middle" if middle_view else "")
     partial = folder / "evaluation" / f".{name}.partial"
     scoring = Scoring(
         images=images, captions_per_image=captions_per_image, exact_images=exact_images, shortlist=shortlist,
@@ -118,7 +119,7 @@ def evaluate(
         result["calibration"] = {name: value for name, value in calibration.items() if name in _SUMMARY}
 
     sheets = None
-    if not read_recipe(folder).blind:
+    if attend is not None and not read_recipe(folder).blind:
         processor = PixelBertProcessor.from_pretrained(folder)
         sheets = attending(attend, loaded, processor, batches.records, lambda text: print(text, file=sys.stderr))
 
