@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_models import tiny_config, tiny_core
 
+from pixelbert.model.encoder import SDPA_FLOAT32
 from pixelbert.model.heads import PixelBertForQuestionAnswering
 
 IDS = torch.randint(5, 60, (3, 9), generator=torch.Generator().manual_seed(0))
@@ -14,7 +15,7 @@ PICTURES = torch.randint(0, 256, (3, 3, 96, 160), dtype=torch.uint8, generator=t
 SIZES = torch.tensor([[96, 160], [64, 96], [96, 64]])
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", SDPA_FLOAT32, "eager"])
 @pytest.mark.parametrize("places", [1, 9, 11, 1000])
 @pytest.mark.parametrize("padded", [True, False])
 def test_the_first_places_are_those_of_the_whole_layer(places, padded, attention):
@@ -64,3 +65,18 @@ def test_a_head_that_is_asked_for_attentions_still_gives_them_all():
     torch.testing.assert_close(plain.logits, asked.logits, rtol=1e-5, atol=1e-6)
     assert [a.shape[-2:] for a in asked.attentions] == [asked.attentions[0].shape[-2:]] * 2
     assert asked.hidden_states[-1].shape[1] == asked.attentions[0].shape[-1] > IDS.shape[1]
+
+
+@pytest.mark.parametrize("places", [2, None])
+def test_attention_in_float32_is_that_of_sdpa(places):
+    out = {}
+    for attention in ("sdpa", SDPA_FLOAT32):
+        core = tiny_core()
+        core.set_attn_implementation(attention)
+        inputs = {"attention_mask": MASK, "pixel_values": PICTURES, "image_sizes": SIZES, "places": places}
+        out[attention] = core(IDS, **inputs).last_hidden_state
+        with torch.autocast("cpu", torch.bfloat16):
+            out[attention + " autocast"] = core(IDS, **inputs).last_hidden_state
+    assert torch.equal(out["sdpa"], out[SDPA_FLOAT32])
+    torch.testing.assert_close(out["sdpa autocast"], out[SDPA_FLOAT32 + " autocast"], rtol=0.05, atol=0.05)
+    assert not torch.equal(out["sdpa autocast"], out[SDPA_FLOAT32 + " autocast"])

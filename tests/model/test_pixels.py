@@ -178,3 +178,16 @@ def test_noise_is_the_finaliser_of_murmurhash3(seed: int, height: int, width: in
     cells = [row * 65536 + column for row in range(height) for column in range(width)]
     expected = [finalise((seed + cell * 0x9E3779B1) % 2**32) for cell in cells]
     assert cell_noise(torch.tensor([seed]), (height, width))[0].tolist() == expected
+
+
+def test_channel_dropout_takes_whole_channels_of_an_image() -> None:
+    module = embedding(visual_pool=False, visual_channel_dropout=0.5)
+    module.projection = nn.Identity()
+    module.type_embedding = nn.Parameter(torch.zeros(12))
+    features, mask = torch.rand(3, 12, 2, 4) + 1, torch.ones(3, 2, 4, dtype=torch.bool)
+    assert torch.equal(module(features, mask).pixels, features.flatten(2).transpose(1, 2))  # not in evaluation
+    pixels = module.train()(features, mask).pixels
+    kept = pixels != 0
+    assert torch.equal(kept, kept[:, :1].expand_as(kept))  # the same channels in every cell
+    assert not torch.equal(kept[0], kept[1])  # others in another image
+    assert torch.equal(pixels[kept], 2 * features.flatten(2).transpose(1, 2)[kept])  # the mean stays

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from tiny_models import tiny_core
+from torch import nn
 
 from pixelbert.errors import UsageError
 from pixelbert.model import precision
-from pixelbert.model.precision import Capability, choose, detect
+from pixelbert.model.encoder import SDPA_FLOAT32
+from pixelbert.model.precision import Capability, Precision, choose, detect, in_float32, use
 from pixelbert.recipes.schema import Train
 
 AVX2 = Capability("cpu", "x", vectors="AVX2")
 AVX512 = Capability("cpu", "x", vectors="AVX512")
 BF16 = Capability("cpu", "x", vectors="AVX512", avx512_bf16=True)
+FAST_BF16 = Capability("cpu", "x", vectors="AVX512", avx512_bf16=True, avx512_bf16_fast=True)
 AMX = Capability("cpu", "x", vectors="AVX512", avx512_bf16=True, amx_bf16=True)
 CUDA = Capability("cuda", "x", cuda_bf16=True)
 OLD_CUDA = Capability("cuda", "x")
@@ -24,6 +29,7 @@ MPS = Capability("mps", "mps")
         (AVX2, "float32", "float32"),
         (AVX512, "float32", "float32"),
         (BF16, "bfloat16", "float32"),
+        (FAST_BF16, "bfloat16", "bfloat16"),
         (AMX, "bfloat16", "bfloat16"),
         (CUDA, "bfloat16", "bfloat16"),
         (OLD_CUDA, "float32", "float32"),
@@ -96,3 +102,24 @@ def test_flags_of_the_kernel_where_torch_has_no_test(monkeypatch):
 def test_processor_name_without_proc(monkeypatch):
     monkeypatch.setattr(precision, "_cpuinfo", list)
     assert precision.processor_name()
+
+
+@pytest.mark.parametrize("encoder", ["float32", "bfloat16"])
+def test_a_model_computes_as_chosen(encoder):
+    model = nn.Module()
+    model.pixelbert = tiny_core()
+    model.config, model.set_attn_implementation = model.pixelbert.config, model.pixelbert.set_attn_implementation
+    dtype = use(Precision("bfloat16", encoder), model, torch.device("cpu"))
+    assert dtype is (torch.bfloat16 if encoder == "bfloat16" else None)
+    assert model.pixelbert.visual.compute_dtype is torch.bfloat16
+    attention = model.pixelbert.text.encoder.layer[0].attention.self.config._attn_implementation
+    assert attention == (SDPA_FLOAT32 if encoder == "bfloat16" else "sdpa")
+
+
+def test_a_head_keeps_close_scores_apart_under_autocast():
+    head = nn.Linear(1, 1, bias=False)
+    head.weight.data.fill_(1.0)
+    close = torch.tensor([[1.0], [1.001]])  # equal in bfloat16, whose next number after 1 is 1.0078
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(head(close).unique()) == 1
+        assert torch.equal(in_float32(head, close), close)

@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(data: Path) -> dict[str, Path]:
     """Runs that nothing stopped, by precision."""
     runs = {}
-    for precision in ("float32", "bfloat16-cnn"):
+    for precision in ("float32", "bfloat16"):
         runs[precision] = data.parent / f"whole-{precision}"
         train(recipe(precision=precision), data, runs[precision])
     return runs
@@ -67,7 +67,7 @@ def stop(settings: Recipe, data: Path, run: Path, step: int, number: int = signa
 # -- stopped ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16-cnn"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stopped_run_goes_on_to_the_same_bits(
     tmp_path: Path, data: Path, whole: dict[str, Path], precision: str, workers: int

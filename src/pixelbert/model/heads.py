@@ -13,6 +13,7 @@ from transformers.modeling_outputs import ModelOutput
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.contrastive import ContrastiveHead
 from pixelbert.model.modeling import PixelBertModel, PixelBertPreTrainedModel, PooledVectors
+from pixelbert.model.precision import in_float32
 
 
 @dataclass
@@ -50,7 +51,7 @@ class PixelBertForQuestionAnswering(PixelBertPreTrainedModel):
     def forward(self, input_ids: Tensor, labels: Tensor | None = None, **inputs: Any) -> PixelBertHeadOutput:
         """logits [T, answers]. `labels` [T, answers] are soft targets in 0..1. `inputs` as in `PixelBertModel`."""
         output = self.pixelbert(input_ids, **cls_alone(self.config, inputs))
-        logits = self.head(output.last_hidden_state[:, 0])
+        logits = in_float32(self.head, output.last_hidden_state[:, 0])
         loss = None
         if labels is not None:  # summed over answers, mean over questions
             loss = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum") / len(labels)
@@ -103,7 +104,7 @@ class PixelBertForImagesAndTextClassification(PixelBertPreTrainedModel):
         repeat = lambda x: None if x is None else x.repeat_interleave(count, dim=0)  # noqa: E731
         kwargs = cls_alone(self.config, kwargs)
         output = self.pixelbert(repeat(input_ids), attention_mask=repeat(attention_mask), grid=copies, **kwargs)
-        logits = self.head(output.last_hidden_state[:, 0].reshape(texts, -1))
+        logits = in_float32(self.head, output.last_hidden_state[:, 0].reshape(texts, -1))
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         return PixelBertHeadOutput(loss, logits, output.hidden_states, output.attentions)
 
@@ -128,8 +129,7 @@ class PixelBertForImageAndTextRetrieval(PooledVectors, PixelBertPreTrainedModel)
 
     def match_scores(self, cls: Tensor) -> Tensor:
         """Log-odds of a match [T], from the [CLS] vectors [T, d]."""
-        scores: Tensor = self.head(cls).float()[:, 0]
-        return scores
+        return in_float32(self.head, cls)[:, 0]
 
     @torch.no_grad()
     def start_from_itm(self, weight: Tensor, bias: Tensor) -> None:
@@ -144,7 +144,7 @@ class PixelBertForImageAndTextRetrieval(PooledVectors, PixelBertPreTrainedModel)
         over each group.
         """
         output = self.pixelbert(input_ids, **cls_alone(self.config, inputs))
-        logits = self.head(output.last_hidden_state[:, 0])[:, 0]
+        logits = in_float32(self.head, output.last_hidden_state[:, 0])[:, 0]
         loss = None
         if candidates is not None:
             groups = logits.float().view(-1, candidates)

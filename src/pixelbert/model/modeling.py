@@ -19,6 +19,7 @@ from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.contrastive import INITIAL_LOG_SCALE, ContrastiveHead
 from pixelbert.model.encoder import encode
 from pixelbert.model.pixels import Grid, PixelEmbedding, sample_pixels
+from pixelbert.model.precision import in_float32
 
 
 @dataclass
@@ -45,6 +46,20 @@ class PixelBertPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _can_record_outputs: ClassVar[dict[str, Any]] = {"hidden_states": BertLayer, "attentions": BertSelfAttention}
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; the weights end where allocated ones lie in memory.
+
+        In a safetensors file they start at any byte, and on some processors matrix products round differently from
+        there: the loaded model would not be the saved one to the last bit.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with its report, where that is asked for
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
+                tensor.data = tensor.data.clone()
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -187,7 +202,7 @@ class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
         words = output.last_hidden_state[:, : input_ids.shape[1]]
         if labels is not None:
             words = words[labels != -100]
-        mlm_logits, itm_logits = self.mlm_head(words), self.itm_head(output.last_hidden_state[:, 0])
+        mlm_logits, itm_logits = self.mlm_head(words), in_float32(self.itm_head, output.last_hidden_state[:, 0])
         loss = None
         if itm_labels is not None:
             loss = nn.functional.cross_entropy(itm_logits.float(), itm_labels)
@@ -205,7 +220,7 @@ class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
 
     def match_scores(self, cls: Tensor) -> Tensor:
         """Log-odds of a match [T], from the [CLS] vectors [T, d]."""
-        logits = self.itm_head(cls).float()
+        logits = in_float32(self.itm_head, cls)
         return logits[:, 1] - logits[:, 0]
 
 

@@ -37,6 +37,8 @@ class PixelEmbedding(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.pool = nn.MaxPool2d(2, ceil_mode=True) if config.visual_pool else None
+        # whole channels: what falls on single cells is averaged out over the many of an image
+        self.channel_dropout = nn.Dropout2d(config.visual_channel_dropout)
         kernel = 3 if config.visual_projection == "conv3x3" else 1
         self.projection = nn.Conv2d(channels, size, kernel, padding=kernel // 2)
         self.type_embedding = nn.Parameter(torch.zeros(size))  # s_v; starts as BERT's type-1 row (weights.py)
@@ -63,7 +65,7 @@ class PixelEmbedding(nn.Module):
     def embed(self, features: Tensor, mask: Tensor) -> Grid:
         """What follows the pool: [I, C, h, w] -> Grid of d-wide pixels."""
         features = features.masked_fill(~mask[:, None], 0.0)
-        vectors = self.projection(features)
+        vectors = self.projection(self.channel_dropout(features))
         height, width = vectors.shape[-2:]
         vectors = vectors.flatten(2).transpose(1, 2) + self.type_embedding
         if self.position != "none":

@@ -1,9 +1,10 @@
 """Which number format each half of the network computes in: chosen from what the device has in hardware.
 
 bfloat16 is a gain only where the hardware multiplies it. Measured on processors: with AVX512-BF16 but no AMX the CNN's
-forward pass is 3 times faster in bfloat16 than in float32, but the matrix products of the encoder run at 0.6 times the
-speed; with AVX2 only, bfloat16 is 12 to 100 times slower. So the two halves are chosen apart. Weights, optimizer
-state and losses are float32 in every case.
+forward pass is 2 to 3 times faster in bfloat16 than in float32; the matrix products of the encoder run at twice the
+speed on AMD's, and are no faster on Intel's; with AVX2 only, bfloat16 is 12 to 100 times slower. So the two halves are
+chosen apart. Weights, optimizer state, attention on a processor, the heads on [CLS] and losses are float32 in every
+case.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Capability:
     name: str  # for people
     vectors: str = ""  # CPU: the vector instructions torch uses (AVX2, AVX512, ...)
     avx512_bf16: bool = False
+    avx512_bf16_fast: bool = False  # twice the rate of float32, as AMD's have it
     amx_bf16: bool = False
     cuda_bf16: bool = False
 
@@ -68,6 +70,7 @@ def detect(device: str | torch.device | None = None) -> Capability:
         processor_name(),
         vectors=vectors,
         avx512_bf16=wide and _cpu_flag("_is_avx512_bf16_supported", "avx512_bf16"),
+        avx512_bf16_fast=any("AuthenticAMD" in line for line in _cpuinfo() if line.startswith("vendor_id")),
         amx_bf16=wide and _cpu_flag("_is_amx_tile_supported", "amx_bf16"),
     )
 
@@ -94,15 +97,42 @@ def _choose(name: str, found: Capability) -> Precision:
         return Precision("bfloat16", "bfloat16", "the GPU has bfloat16 in hardware")
     if found.amx_bf16:
         return Precision("bfloat16", "bfloat16", "the processor has AMX for bfloat16")
+    if found.avx512_bf16 and found.avx512_bf16_fast:
+        return Precision("bfloat16", "bfloat16", "the processor has AVX512-BF16 at twice the rate of float32")
     if found.avx512_bf16:
         return Precision(
             "bfloat16",
             "float32",
-            "the processor has AVX512-BF16 without AMX: faster for the CNN, slower for the encoder's matrix products",
+            "the processor has AVX512-BF16 at the rate of float32: faster for the CNN, not for the encoder's matrix products",
         )
     return Precision(
         "float32", "float32", f"no bfloat16 in hardware known on this device ({found.vectors or found.device})"
     )
+
+
+def use(chosen: Precision, model: Any, device: torch.device) -> torch.dtype | None:
+    """Have a model of ours compute as chosen. Returns the autocast type of all behind the CNN; None is float32."""
+    import torch
+
+    from pixelbert.model.encoder import SDPA_FLOAT32
+
+    visual = model.pixelbert.visual
+    visual.body.to(memory_format=torch.channels_last)
+    visual.compute_dtype = torch.bfloat16 if chosen.backbone == "bfloat16" else None
+    if chosen.encoder != "bfloat16":
+        return None
+    if device.type == "cpu" and model.config.text_config._attn_implementation == "sdpa":
+        model.set_attn_implementation(SDPA_FLOAT32)
+    return torch.bfloat16
+
+
+def in_float32(module: Any, vectors: torch.Tensor) -> torch.Tensor:
+    """What a head makes of vectors, in float32 whatever the autocast: close scores stay apart."""
+    import torch
+
+    with torch.autocast(vectors.device.type, enabled=False):
+        result: torch.Tensor = module(vectors.float())
+    return result
 
 
 def processor_name() -> str:

@@ -84,9 +84,7 @@ def put_on_device(model: Any, wanted: str, device: torch.device) -> torch.dtype 
     """
     chosen = precision.choose(wanted, device)
     model.to(device)
-    model.pixelbert.visual.body.to(memory_format=torch.channels_last)
-    model.pixelbert.visual.compute_dtype = torch.bfloat16 if chosen.backbone == "bfloat16" else None
-    return torch.bfloat16 if chosen.encoder == "bfloat16" else None
+    return precision.use(chosen, model, device)
 
 
 def find_device(name: str | torch.device | None = None) -> torch.device:

@@ -102,8 +102,8 @@ class Trainer:
         self.recipe, self.plan, self.run, self.parts, self.accelerator = recipe, plan, run, parts, accelerator
         self.model, self.main = parts.model, accelerator.is_main_process
         self.precision = precision.choose(recipe.train.precision, accelerator.device)
-        dtype = torch.bfloat16 if self.precision.encoder == "bfloat16" else None
-        prepare_network(self.model, recipe, self.precision, accelerator)
+        dtype = precision.use(self.precision, self.model, accelerator.device)
+        prepare_network(self.model, recipe, accelerator)
         self.optimizers = build_optimizers(self.model, recipe.optim)
         self.task = TASKS[recipe.task]
         objective = self.task.objective(self.model, dtype, recipe.train.length_chunks)

@@ -19,7 +19,6 @@ from pixelbert.model.backbone import wake_residuals
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.image_processing import multiple_for_backbone
 from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertPreTrainedModel
-from pixelbert.model.precision import Precision
 from pixelbert.model.processor import PixelBertImageProcessor, PixelBertProcessor
 from pixelbert.model.tokenization import load_tokenizer, train_wordpiece
 from pixelbert.model.weight_files import read_json
@@ -248,6 +247,7 @@ def _config(recipe: Recipe, shape: dict[str, Any], train: Records) -> PixelBertC
             text_config=shape, backbone=backbone.name, backbone_output=backbone.output, backbone_norm=backbone.norm,
             frozen_stages=backbone.frozen_stages, visual_pool=visual.pool, visual_projection=visual.projection,
             visual_layer_norm=visual.layer_norm, visual_position=visual.position, visual_dropout=visual.dropout,
+            visual_channel_dropout=visual.channel_dropout,
             num_sampled_pixels=visual.num_sampled_pixels, contrastive_size=recipe.contrastive_size,
             **TASKS[recipe.task].model_settings(recipe, train),
         )  # fmt: skip
@@ -259,11 +259,9 @@ def _config(recipe: Recipe, shape: dict[str, Any], train: Records) -> PixelBertC
     return config
 
 
-def prepare_network(model: Any, recipe: Recipe, chosen: Precision, accelerator: Accelerator) -> None:
-    """What training asks of the network beside its weights: formats, recomputation, what stays as it is."""
+def prepare_network(model: Any, recipe: Recipe, accelerator: Accelerator) -> None:
+    """What training asks of the network beside its weights and precision: recomputation, what stays as it is."""
     visual = model.pixelbert.visual
-    visual.compute_dtype = torch.bfloat16 if chosen.backbone == "bfloat16" else None
-    visual.body.to(memory_format=torch.channels_last)
     if recipe.backbone.norm == "sync" and accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         visual.body = convert_sync_batchnorm(visual.body)
     if recipe.train.gradient_checkpointing:
