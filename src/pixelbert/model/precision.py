@@ -103,7 +103,7 @@ def _choose(name: str, found: Capability) -> Precision:
         return Precision(
             "bfloat16",
             "float32",
-            "the processor has AVX512-BF16 at the rate of float32: faster for the CNN, not for the encoder's matrix products",
+            "the processor has AVX512-BF16 at the rate of float32: faster for the CNN, no faster for the encoder",
         )
     return Precision(
         "float32", "float32", f"no bfloat16 in hardware known on this device ({found.vectors or found.device})"
