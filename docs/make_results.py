@@ -27,19 +27,23 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def table(figures: list[dict[str, Any]], patterns: str) -> str:
-    """A row for each figure whose name fits one of the patterns (`a.b.*` or a whole name), in their order."""
-    rows = ["| figure | value | minutes | machine | commit | note |", "|---|---|---|---|---|---|"]
-    for pattern in patterns.split():
-        fits = re.compile(re.escape(pattern).replace(r"\*", ".*"))
-        for figure in figures:
-            if fits.fullmatch(figure["name"]):
-                value = f"{figure['value']:.2f}" if isinstance(figure["value"], float) else str(figure["value"])
-                rows.append(
-                    f"| `{figure['name']}` | {value} {figure['unit']} | {figure['minutes']} | {figure['machine']} "
-                    f"| {figure['commit']} | {figure['note']} |"
-                )
-    commands = sorted({f["command"] for f in figures if any(_fits(p, f["name"]) for p in patterns.split())})
-    return "\n".join([*rows, "", *(f"    {command}" for command in commands), ""])
+    """For each command whose figures' names fit a pattern (`a.b.*` or a whole name): what was measured, how, on what."""
+    chosen = [f for pattern in patterns.split() for f in figures if _fits(pattern, f["name"])]
+    commands = list(dict.fromkeys(f["command"] for f in chosen))
+    return "\n".join(_block([f for f in chosen if f["command"] == command]) for command in commands)
+
+
+def _block(figures: list[dict[str, Any]]) -> str:
+    """The figures of one command; what all their notes say stands once, below."""
+    notes = [figure["note"].split("; ") for figure in figures]
+    shared = [part for part in notes[0] if part and all(part in other for other in notes)]
+    lines = ["| figure | value | |", "|---|---|---|"]
+    for figure, note in zip(figures, notes, strict=True):
+        value = f"{figure['value']:.2f}" if isinstance(figure["value"], float) else str(figure["value"])
+        own = "; ".join(part for part in note if part not in shared)
+        lines.append(f"| `{figure['name']}` | **{value}** {figure['unit']} | {own} |")
+    how = dict.fromkeys(f"{f['minutes']:g} minutes, {f['machine']}, commit {f['commit']}, {f['date']}" for f in figures)
+    return "\n".join([*lines, "", "; ".join([*how, *shared]) + ":", "", f"    {figures[0]['command']}", ""])
 
 
 def _fits(pattern: str, name: str) -> bool:
@@ -55,6 +59,7 @@ def record(args: argparse.Namespace) -> None:
     """Put an evaluation's figures into results.json, in place of older ones of the same name."""
     result = json.loads(Path(args.file).read_text(encoding="utf-8"))
     names = dict(pair.split("=", 1) for pair in args.rename)
+    targets = dict(pair.split("=", 1) for pair in args.target)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     new = [
         {
@@ -66,7 +71,7 @@ def record(args: argparse.Namespace) -> None:
             "machine": args.machine or result["machine"],
             "commit": commit.stdout.strip(),
             "date": result["date"],
-            "note": args.note,
+            "note": "; ".join(part for part in (targets.get(key, ""), args.note) if part),
         }
         for key, value in result["figures"].items()
         if not args.only or key in args.only
@@ -86,6 +91,7 @@ def main() -> int:
     taking.add_argument("--command", required=True)
     taking.add_argument("--rename", action="append", default=[])
     taking.add_argument("--only", action="append", default=[])
+    taking.add_argument("--target", action="append", default=[], help="FIGURE=what the issue asks of it")
     taking.add_argument("--minutes", type=float)
     taking.add_argument("--machine")
     taking.add_argument("--note", default="")
