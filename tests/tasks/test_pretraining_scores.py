@@ -15,6 +15,8 @@ from pixelbert.errors import DataError
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.tasks.masking import IGNORED
 from pixelbert.tasks.pretraining_scores import HeldOut, figure_names, validate, word_accuracy
+from pixelbert.tasks.pretraining_task import Pretraining
+from pixelbert.tasks.task import Scoring
 
 MASK = VOCABULARY.index("[MASK]")
 SQUARE = ResizeRule(square=64)
@@ -263,6 +265,11 @@ def test_a_blind_model_gains_nothing_from_the_picture(tmp_path: Path) -> None:
     assert held.match_scores(np.zeros(15, dtype=int), np.arange(15)) == pytest.approx(
         held.match_scores(np.full(15, 4), np.arange(15)), abs=1e-6
     )
+
+
+def test_of_a_blind_model_no_ranking_is_asked() -> None:
+    scoring = Pretraining().blind_scoring(Scoring(exact_images=200, shortlist=20, seed=7))
+    assert (scoring.exact_images, scoring.shortlist, scoring.seed) == (0, 0, 7)
 
 
 def test_dropout_is_off_while_scoring(tmp_path: Path) -> None:

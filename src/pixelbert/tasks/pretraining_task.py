@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ class Pretraining(FitsMatches):
             write_examples(folder, held_out, words)
 
         return Outcome(figures, words, write, len(held_out.images), len(held_out.records), held_out.stated)
+
+    def blind_scoring(self, scoring: Scoring) -> Scoring:
+        """Its masked words are wanted, its rankings are not."""
+        return replace(scoring, exact_images=0, shortlist=0)
 
     def beside_blind(self, outcome: Outcome, blind: Outcome) -> dict[str, float]:
         """The blind model's masked words, at the same places. Raises DataError where those differ."""

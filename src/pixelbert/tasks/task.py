@@ -140,6 +140,10 @@ class Task(ABC):
     def score(self, model: Any, batches: Any, scoring: Scoring) -> Outcome:
         """Score a model on held-out records. The model is left in evaluation mode."""
 
+    def blind_scoring(self, scoring: Scoring) -> Scoring:
+        """How a blind model is scored: what `beside_blind` reads, and nothing that costs more."""
+        return scoring
+
     def beside_blind(self, outcome: Outcome, blind: Outcome) -> dict[str, float]:
         """The blind model's figures, and the gain over them. Raises DataError when the two cannot be compared."""
         figures = {}

@@ -96,7 +96,7 @@ def evaluate(
         if other.config.id2label != loaded.config.id2label:
             raise DataError(f"{blind}: has another answer list than {run}; train it on the same data")
         try:
-            figures |= task.beside_blind(outcome, task.score(other, batches, own))
+            figures |= task.beside_blind(outcome, task.score(other, batches, task.blind_scoring(own)))
         except DataError as error:
             raise DataError(f"{blind}: {error}") from error
     result = {
