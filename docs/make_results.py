@@ -27,7 +27,7 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def table(figures: list[dict[str, Any]], patterns: str) -> str:
-    """For each command whose figures' names fit a pattern (`a.b.*` or a whole name): what was measured, how, on what."""
+    """For each command whose figures fit a pattern (`a.b.*` or a whole name): what was measured, how, on what."""
     chosen = [f for pattern in patterns.split() for f in figures if _fits(pattern, f["name"])]
     commands = list(dict.fromkeys(f["command"] for f in chosen))
     return "\n".join(_block([f for f in chosen if f["command"] == command]) for command in commands)

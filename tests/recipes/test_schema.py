@@ -327,7 +327,7 @@ def test_rates_that_are_given_or_unscaled_by_wish_stay(caplog: pytest.LogCapture
 
 def test_what_a_phase_leaves_unset_is_the_recipes(tmp_path: Path) -> None:
     recipe = load_recipe("pretrain-small", ["loss.mlm=0.7", "phases=[{until: 0.2, loss: {itm: 0}}, {until: 1}]"])
-    assert recipe.phases[0].loss == Loss(mlm=0.7, itm=0, contrastive=recipe.loss.contrastive)
+    assert recipe.phases[0].loss == Loss(**dict(recipe.loss) | {"itm": 0})
     assert recipe.phases[1].loss is None
     assert recipe.phases[1].lr_scale == 1
 

@@ -21,12 +21,14 @@ from pixelbert.tasks.objective import length_chunks
 from pixelbert.tasks.pretraining import (
     LossSettings,
     PretrainingObjective,
+    _inner,
     alignment_loss,
     contrastive_loss,
     hard_negatives,
     itm_loss,
     loss_counts,
     mlm_loss,
+    tags_loss,
 )
 
 # -- losses ------------------------------------------------------------------------------------------------------------
@@ -117,6 +119,29 @@ def test_alignment_needs_no_pooled_vectors_and_teaches_the_projection(tmp_path: 
     assert loss_counts(batch, LossSettings(mlm=0.0, itm=0.0, align=1.0)) == {"align": 8}
     sums["align"].backward()
     assert model.pixelbert.pixels.projection.weight.grad.abs().max() > 0
+    assert model.pixelbert.text.encoder.layer[0].attention.self.query.weight.grad is None
+
+
+def test_tags_loss_is_the_surprise_at_each_word_of_a_caption() -> None:
+    logits = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[2, 5, 6, 3], [2, 4, 3, 0], [2, 3, 0, 0]])  # [CLS] words [SEP] padding
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
+    chances = logits.softmax(-1)
+    expected = -(chances[1, 5].log() + chances[1, 6].log() + chances[0, 4].log())
+    loss = tags_loss(logits, ids, _inner(mask), torch.tensor([1, 0, 1]))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_tags_teach_the_projection_to_speak_through_the_head_of_masked_words(tmp_path: Path) -> None:
+    records = MemoryRecords(tmp_path, random_texts(4, 2))
+    batch, model = batches_of(records, contrastive=True)(plan_of(records, 0, 8)), tiny_model()
+    settings = LossSettings(mlm=0.0, itm=0.0, tags=1.0)
+    sums = PretrainingObjective(model)(batch, settings)
+    words = int(batch["caption_mask"].sum()) - 2 * 8
+    assert list(sums) == ["tags"] and loss_counts(batch, settings) == {"tags": words}
+    sums["tags"].backward()
+    assert model.pixelbert.pixels.projection.weight.grad.abs().max() > 0
+    assert model.mlm_head.transform.dense.weight.grad.abs().max() > 0
     assert model.pixelbert.text.encoder.layer[0].attention.self.query.weight.grad is None
 
 

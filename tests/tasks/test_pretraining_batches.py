@@ -274,3 +274,26 @@ def test_blind_changes_the_pictures_and_nothing_else(tmp_path: Path, rule: Resiz
     for image, (height, width) in zip(blind["pixel_values"], blind["image_sizes"].tolist(), strict=True):
         assert (image[:, :height, :width] == torch.tensor([120, 110, 100]).view(3, 1, 1)).all()
     assert not torch.equal(seeing["pixel_values"], blind["pixel_values"])
+
+
+# -- texts hidden nearly whole -----------------------------------------------------------------------------------------
+
+
+def test_the_asked_share_of_the_texts_is_hidden_heavily_and_the_others_are_as_without(tmp_path: Path) -> None:
+    records = MemoryRecords(tmp_path, random_texts(40, 5))
+    plan = plan_of(records, 0, 200)
+    hidden = {}
+    for share in (0.0, 0.5, 1.0):
+        build = batches_of(
+            records, without_images=True, mlm_on_negatives=True, heavy_share=share, heavy_probability=0.999999
+        )
+        batch = build(plan)
+        hidden[share] = batch["labels"] != IGNORED
+        words = batch["attention_mask"].sum(1) - 2
+        whole = hidden[share].sum(1) == words
+        if share == 1:
+            assert whole.all()
+        if share == 0.5:
+            heavy = whole
+    assert 70 <= heavy.sum() <= 130
+    assert torch.equal(hidden[0.5][~heavy], hidden[0.0][~heavy])

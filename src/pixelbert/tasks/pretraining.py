@@ -80,6 +80,21 @@ def alignment_loss(pixels: Tensor, words: Tensor, image_of_text: Tensor, own: Te
     return contrastive_loss(pixels, words, image_of_text, own, words.new_tensor(_ALIGN_SCALE))
 
 
+def tags_loss(logits: Tensor, ids: Tensor, inner: Tensor, image_of_text: Tensor) -> Tensor:
+    """The words of captions, each from its image's mean pixel alone, summed over the pieces (beyond the paper).
+
+    The masked-word head reads the pixels as if they were hidden words. So pixels come to lie where words do, and what
+    a hidden word needs of them is to attend to them and take them over.
+
+    Args:
+        logits: [I, V], the masked-word head's for the mean pixel of each image.
+        ids, inner: int64 and bool [T, L], captions and which of their places are words. image_of_text: int64 [T].
+    """
+    scores = logits.float().log_softmax(-1)
+    images = image_of_text[:, None].expand_as(ids)
+    return -scores[images[inner], ids[inner]].sum()
+
+
 def hard_negatives(images: Tensor, texts: Tensor, own: Tensor, rows: Tensor, scale: float) -> Tensor:
     """For each image in `rows` [H] a text [H] of the batch that is not its own, likelier the closer it is.
 
@@ -108,6 +123,8 @@ class PretrainingBatches(Inputs):
 
     mask_probability: float = 0.15
     whole_word: bool = False
+    heavy_share: float = 0.0  # of the texts, hidden with `heavy_probability` (beyond the paper)
+    heavy_probability: float = 0.85
     mlm_on_negatives: bool = False
     negative_ratio: float = 0.5
     contrastive: bool = False  # also the plain captions, and each caption's own masked version
@@ -161,8 +178,14 @@ class PretrainingBatches(Inputs):
         batch["own"] = true_of(self.records, images, keys)
 
     def mask(self, ids: np.ndarray, epoch: int, record: int) -> tuple[np.ndarray, np.ndarray]:
+        """A text with pieces hidden, and its labels.
+
+        Some texts are hidden nearly whole (`heavy_share`): where words tell little, it is the picture that must.
+        """
         draw = generator(self.seed, "mask", epoch, record)
-        return mask_tokens(ids, self.vocabulary, draw, self.mask_probability, self.whole_word)
+        heavy = self.heavy_share and generator(self.seed, "heavy", epoch, record).random() < self.heavy_share
+        probability = self.heavy_probability if heavy else self.mask_probability
+        return mask_tokens(ids, self.vocabulary, draw, probability, self.whole_word)
 
 
 # -- losses of a batch -------------------------------------------------------------------------------------------------
@@ -178,6 +201,7 @@ class LossSettings:
     hard_share: float = 0.0
     sample_pixels: int = 0  # 0 = all
     align: float = 0.0
+    tags: float = 0.0
 
 
 def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
@@ -188,7 +212,15 @@ def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
         "contrastive": len(batch["match"]),
         "align": len(batch["match"]),
     }
+    if "caption_mask" in batch:
+        counts["tags"] = int(_inner(batch["caption_mask"]).sum())
     return {name: count for name, count in counts.items() if getattr(settings, name)}
+
+
+def _inner(mask: Tensor) -> Tensor:
+    """bool [T, L]: the pieces of texts, without [CLS] at the start and [SEP] at the end."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return (places > 0) & (places < mask.sum(1, keepdim=True) - 1)
 
 
 class PretrainingObjective(Objective):
@@ -215,7 +247,7 @@ class PretrainingObjective(Objective):
         return output.mlm_logits.float()
 
     def losses(self, batch: Batch, grid: Grid, settings: LossSettings) -> dict[str, Tensor]:
-        """mlm, itm, contrastive and align, those with a weight."""
+        """mlm, itm, contrastive, align and tags, those with a weight."""
         losses: dict[str, Tensor] = {}
         replaced = None
         if settings.contrastive or settings.hard_share:
@@ -231,6 +263,11 @@ class PretrainingObjective(Objective):
                 )
         if settings.align:
             losses["align"] = self._alignment(batch, grid)
+        if settings.tags:
+            pooled = ContrastiveHead.pool(grid.pixels, grid.mask)
+            losses["tags"] = tags_loss(
+                self.model.mlm_head(pooled), batch["caption_ids"], _inner(batch["caption_mask"]), batch["image_of_text"]
+            )
         if settings.mlm or settings.itm:
             losses |= self._fused(batch, grid, settings, replaced)
         return losses

@@ -37,8 +37,9 @@ class Pretraining(FitsMatches):
         return PretrainingBatches(
             **common_inputs(recipe, records, processor, config, train),
             mask_probability=recipe.mlm.probability, whole_word=recipe.mlm.whole_word,
+            heavy_share=recipe.mlm.heavy_share, heavy_probability=recipe.mlm.heavy_probability,
             mlm_on_negatives=recipe.mlm.on_negatives, negative_ratio=recipe.itm.negative_ratio,
-            contrastive=train and (config.contrastive_size > 0 or _aligns(recipe)),
+            contrastive=train and (config.contrastive_size > 0 or _reads_captions(recipe)),
         )  # fmt: skip
 
     def objective(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> PretrainingObjective:
@@ -50,7 +51,7 @@ class Pretraining(FitsMatches):
         loss = phase.loss or recipe.loss
         hard = recipe.itm.hard_share if phase.hard_share is None else phase.hard_share
         pixels = recipe.visual.num_sampled_pixels if phase.num_sampled_pixels is None else phase.num_sampled_pixels
-        return LossSettings(loss.mlm, loss.itm, loss.contrastive, hard, pixels, loss.align)
+        return LossSettings(loss.mlm, loss.itm, loss.contrastive, hard, pixels, loss.align, loss.tags)
 
     def counts(self, batch: Batch, losses: LossSettings) -> dict[str, int]:
         """Masked pieces and pairs."""
@@ -86,9 +87,10 @@ class Pretraining(FitsMatches):
         return {"mlm_accuracy_blind": accuracy, "mlm_gain_blind": outcome.figures["mlm_accuracy"] - accuracy}
 
 
-def _aligns(recipe: Recipe) -> bool:
-    """Whether any phase aligns pixels with word embeddings."""
-    return any(loss.align for loss in (recipe.loss, *(phase.loss for phase in recipe.phases)) if loss is not None)
+def _reads_captions(recipe: Recipe) -> bool:
+    """Whether any phase has a loss on pixels and plain captions, pooled vectors aside."""
+    losses = (recipe.loss, *(phase.loss for phase in recipe.phases))
+    return any(loss.align or loss.tags for loss in losses if loss is not None)
 
 
 def word_lines(held_out: HeldOut, words: list[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import time
 
 from rich.console import Console
 
-_LOSSES = ("loss", "mlm", "itm", "contrastive", "align")
+_LOSSES = ("loss", "mlm", "itm", "contrastive", "align", "tags")
 
 
 def note(text: str) -> None:

@@ -188,6 +188,7 @@ PART = Part(
         "itm": "Match loss",
         "contrastive": "Contrastive loss",
         "align": "Alignment loss",
+        "tags": "Words from the mean pixel",
     },
     groups=_GROUPS,
     figures=figures,
