@@ -159,8 +159,12 @@ def test_gradients_are_those_of_transformers_own_graph(read, photo):
     assert np.allclose(found.weights.flatten(), expected / expected.sum(), atol=1e-5)
 
 
-@pytest.mark.parametrize("side", [1, 2])
-def test_occlusion_is_the_fall_of_the_words_log_probability(model, read, photo, side):
+@pytest.mark.parametrize(("side", "skip"), [(1, False), (2, False), (1, True)])
+def test_occlusion_is_the_fall_of_the_words_log_probability(read, side, skip):
+    model = pretraining_model(visual_skip=skip)
+    if skip:
+        torch.nn.init.normal_(model.skip.weight, std=0.3)
+    photo = seen(model)
     ids = read(text=SENTENCE)["input_ids"]
     hidden = ids.clone()
     hidden[0, [2, 3]] = read.tokenizer.mask_token_id

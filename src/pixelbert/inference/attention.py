@@ -21,7 +21,7 @@ from pixelbert.errors import UsageError, nearest
 from pixelbert.inference.cells import Cells
 from pixelbert.inference.sentence_words import Sentence, Word, read_sentence
 from pixelbert.model.image_processing import ImageSource, decode_image
-from pixelbert.model.pixels import Grid
+from pixelbert.model.pixels import Grid, mean_over
 
 #: Method -> what it shows. The first is the paper's.
 METHODS: dict[str, str] = {
@@ -34,6 +34,9 @@ METHODS: dict[str, str] = {
     "similarity": "each cell's part in the pooled score of photo and word, as far as it is above the cells' mean",
 }
 _OCCLUSIONS_AT_ONCE = 64
+
+#: Hidden vectors [T, S, d] and the mean [T, d] of the pixels that they saw -> a score [T].
+Score = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -221,8 +224,7 @@ class Looking:
         if method.name == "occlusion-match":
             return self._falls(self._ids, self._match_score(), method.occlude)
         if method.name == "occlusion-word":
-            score = lambda hidden: word_score(self.model, hidden, self._ids, word)  # noqa: E731
-            return self._falls(self._hidden(word), score, method.occlude)
+            return self._falls(self._hidden(word), self._word_score(word), method.occlude)
         if method.name == "similarity":
             return self._similarity(word)
         if method.name == "rollout":
@@ -259,13 +261,14 @@ class Looking:
         return self._weighted(self._ids, self._match_score())
 
     def _compute_word_gradients(self, word: Word) -> list[Tensor]:
-        return self._weighted(self._hidden(word), lambda hidden: word_score(self.model, hidden, self._ids, word))
+        return self._weighted(self._hidden(word), self._word_score(word))
 
-    def _weighted(self, ids: Tensor, score: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    def _weighted(self, ids: Tensor, score: Score) -> list[Tensor]:
         """Each layer's attention times the part of its gradient that raises the score, [heads, S, S]."""
         with torch.enable_grad():
-            hidden, attentions = encode(self.core, ids, self.photo.grid)
-            gradients = torch.autograd.grad(score(hidden).sum(), attentions)
+            grid = self.photo.grid
+            hidden, attentions = encode(self.core, ids, grid)
+            gradients = torch.autograd.grad(score(hidden, mean_over(grid.pixels, grid.mask)).sum(), attentions)
         return [(a.detach() * g.clamp(min=0))[0] for a, g in zip(attentions, gradients, strict=True)]
 
     @torch.no_grad()
@@ -283,14 +286,17 @@ class Looking:
         parts = head.image(grid.pixels[0]).float() @ text
         return parts - parts[grid.mask[0]].mean()
 
-    def _falls(self, ids: Tensor, score: Callable[[Tensor], Tensor], side: int) -> Tensor:
+    def _falls(self, ids: Tensor, score: Score, side: int) -> Tensor:
         """The fall of a score for each cell, [N]: the mean over the squares taken away that hold the cell."""
         grid = self.photo.grid
         squares = _squares(self.photo.cells, side).to(ids.device)
         masks = torch.cat([grid.mask, grid.mask & ~squares])  # the whole photo first
         with torch.no_grad():
             scores = torch.cat([
-                score(encode(self.core, ids.expand(len(part), -1), grid, part)[0])
+                score(
+                    encode(self.core, ids.expand(len(part), -1), grid, part)[0],
+                    mean_over(grid.pixels.expand(len(part), -1, -1), part),
+                )
                 for part in masks.split(_OCCLUSIONS_AT_ONCE)
             ]).float()  # fmt: skip
         weights = squares.float()
@@ -302,18 +308,21 @@ class Looking:
         ids[:, list(word.pieces)] = self._mask_id
         return ids
 
-    def _match_score(self) -> Callable[[Tensor], Tensor]:
-        """Hidden vectors [T, S, d] -> how well sentence and photo fit, [T]: log-odds, score, or the answer's logit."""
+    def _word_score(self, word: Word) -> Score:
+        return lambda hidden, mean_pixel: word_score(self.model, hidden, mean_pixel, self._ids, word)
+
+    def _match_score(self) -> Score:
+        """How well sentence and photo fit, [T]: log-odds, score, or the answer's logit."""
         model, kind = self.model, type(self.model).__name__
         if hasattr(model, "itm_head"):
-            return lambda hidden: model.itm_head(hidden[:, 0]) @ hidden.new_tensor([-1.0, 1.0])
+            return lambda hidden, _: model.itm_head(hidden[:, 0]) @ hidden.new_tensor([-1.0, 1.0])
         if kind == "PixelBertForImageAndTextRetrieval":
-            return lambda hidden: model.head(hidden[:, 0])[:, 0]
+            return lambda hidden, _: model.head(hidden[:, 0])[:, 0]
         if kind == "PixelBertForQuestionAnswering":
             with torch.no_grad():
                 hidden, _ = encode(self.core, self._ids, self.photo.grid)
                 answer = int(model.head(hidden[0, 0]).argmax())  # the one given to the whole photo
-            return lambda hidden: model.head(hidden[:, 0])[:, answer]
+            return lambda hidden, _: model.head(hidden[:, 0])[:, answer]
         raise UsageError(f"methods of the match score need a match, retrieval or answer head, which {kind} lacks")
 
 
@@ -328,14 +337,14 @@ def _squares(cells: Cells, side: int) -> Tensor:
     return squares.flatten(2).flatten(0, 1)
 
 
-def word_score(model: Any, hidden: Tensor, ids: Tensor, word: Word) -> Tensor:
+def word_score(model: Any, hidden: Tensor, mean_pixel: Tensor, ids: Tensor, word: Word) -> Tensor:
     """The log-probability of a hidden word, [T]: the mean over its pieces.
 
-    hidden: [T, S, d] from `encode` with the word hidden; ids: int64 [1, L] with the word itself. Raises UsageError for
-    a model without a head for hidden words.
+    hidden: [T, S, d] from `encode` with the word hidden; mean_pixel: [T, d], of the pixels that it saw; ids: int64 [1, L]
+    with the word itself. Raises UsageError for a model without a head for hidden words.
     """
     if not hasattr(model, "mlm_head"):
         raise UsageError(f"methods that hide the word need a pretraining model, not {type(model).__name__}")
     pieces = list(word.pieces)
-    scores = model.mlm_head(hidden[:, pieces]).float().log_softmax(-1)
+    scores = model.mlm_head(model.hidden_words(hidden[:, pieces], mean_pixel)).float().log_softmax(-1)
     return scores.gather(-1, ids[:, pieces, None].expand(len(scores), -1, -1))[..., 0].mean(-1)

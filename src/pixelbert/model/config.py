@@ -59,6 +59,7 @@ class PixelBertConfig(PreTrainedConfig):
         visual_position: str = "none",
         visual_dropout: float = 0.0,
         visual_channel_dropout: float = 0.0,
+        visual_skip: bool = False,
         num_sampled_pixels: int = 100,
         contrastive_size: int = 0,
         match_fitted: bool = False,
@@ -82,6 +83,7 @@ class PixelBertConfig(PreTrainedConfig):
         self.visual_position = visual_position
         self.visual_dropout = visual_dropout
         self.visual_channel_dropout = visual_channel_dropout
+        self.visual_skip = visual_skip
         self.num_sampled_pixels = num_sampled_pixels
         self.contrastive_size = contrastive_size
         self.match_fitted = match_fitted

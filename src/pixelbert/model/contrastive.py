@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelbert.model.config import PixelBertConfig
-from pixelbert.model.pixels import Grid
+from pixelbert.model.pixels import Grid, mean_over
 
 INITIAL_LOG_SCALE = 2.6592  # ln(1 / 0.07), as in CLIP
 
@@ -20,16 +20,10 @@ class ContrastiveHead(nn.Module):
         self.text = nn.Linear(config.hidden_size, config.contrastive_size)
         self.log_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
 
-    @staticmethod
-    def pool(vectors: Tensor, mask: Tensor) -> Tensor:
-        """Mean over the valid places: [B, N, d], [B, N] -> [B, d]."""
-        weights = mask.to(vectors.dtype)[..., None]
-        return (vectors * weights).sum(1) / weights.sum(1)
-
     def image_vectors(self, grid: Grid) -> Tensor:
         """Unit vectors [I, contrastive_size]."""
-        return nn.functional.normalize(self.image(self.pool(grid.pixels, grid.mask)).float(), dim=-1)
+        return nn.functional.normalize(self.image(mean_over(grid.pixels, grid.mask)).float(), dim=-1)
 
     def text_vectors(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [T, contrastive_size] of the text alone: hidden [T, L, d]."""
-        return nn.functional.normalize(self.text(self.pool(hidden, mask)).float(), dim=-1)
+        return nn.functional.normalize(self.text(mean_over(hidden, mask)).float(), dim=-1)

@@ -18,7 +18,7 @@ from pixelbert.model.backbone import VisualBackbone
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.contrastive import INITIAL_LOG_SCALE, ContrastiveHead
 from pixelbert.model.encoder import encode
-from pixelbert.model.pixels import Grid, PixelEmbedding, sample_pixels
+from pixelbert.model.pixels import Grid, PixelEmbedding, mean_over, sample_pixels
 from pixelbert.model.precision import in_float32
 
 
@@ -28,11 +28,13 @@ class PixelBertOutput(ModelOutput):
 
     last_hidden_state: [T, L + K, d]: L word pieces ([CLS] first), then K pixels; or the first `places` of them.
     attention_mask: bool [T, L + K], False on padding of either kind.
+    mean_pixel: [T, d], of the pixels that went in; None without an image.
     hidden_states, attentions: per layer, when asked for.
     """
 
     last_hidden_state: Tensor | None = None
     attention_mask: Tensor | None = None
+    mean_pixel: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -75,6 +77,8 @@ class PixelBertPreTrainedModel(PreTrainedModel):
                 init.normal_(module.type_embedding, std=self.config.initializer_range)
             elif isinstance(module, ContrastiveHead):
                 init.constant_(module.log_scale, INITIAL_LOG_SCALE)
+            elif isinstance(module, Skip):
+                init.zeros_(module.weight)
 
 
 class PixelBertModel(PixelBertPreTrainedModel):
@@ -127,7 +131,7 @@ class PixelBertModel(PixelBertPreTrainedModel):
         """
         words = self.text.embeddings(input_ids)  # Eq. (4)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        mask = mask.bool()
+        mask, mean_pixel = mask.bool(), None
         if grid is None and pixel_values is not None:
             grid = self.encode_images(pixel_values, image_sizes)  # Eq. (5)
         if grid is not None:
@@ -135,11 +139,12 @@ class PixelBertModel(PixelBertPreTrainedModel):
                 grid = grid.select(image_of_text)
             if sampling_seed is not None:
                 grid = sample_pixels(grid, self.config.num_sampled_pixels, sampling_seed)
+            mean_pixel = mean_over(grid.pixels, grid.mask)
             words = torch.cat([words, grid.pixels.to(words.dtype)], dim=1)  # Eq. (6)
             mask = torch.cat([mask, grid.mask], dim=1)
         attention = create_bidirectional_mask(self.config.text_config, words, mask)
         hidden = encode(self.text.encoder, words, attention, places)  # Eq. (1) to (3), every layer
-        return PixelBertOutput(last_hidden_state=hidden, attention_mask=mask)
+        return PixelBertOutput(last_hidden_state=hidden, attention_mask=mask, mean_pixel=mean_pixel)
 
 
 class PooledVectors:
@@ -160,6 +165,10 @@ class PooledVectors:
         return self.contrastive.text_vectors(hidden, attention_mask)
 
 
+class Skip(nn.Linear):
+    """What hidden words are told of the mean pixel right before their head (beyond the paper); at first nothing."""
+
+
 class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
     """Masked language modelling, Eq. (7), and image-text matching, Eq. (8)."""
 
@@ -172,6 +181,7 @@ class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
         super().__init__(config)
         self.pixelbert = PixelBertModel(config)
         self.mlm_head = BertLMPredictionHead(config.text_config)
+        self.skip = Skip(config.hidden_size, config.hidden_size) if config.visual_skip else None
         self.itm_head = nn.Linear(config.hidden_size, 2)  # mismatch, match; on the raw [CLS] vector
         self.contrastive = ContrastiveHead(config) if config.contrastive_size else None
         if config.match_fitted:
@@ -199,7 +209,7 @@ class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
             inputs: as in `PixelBertModel.forward`.
         """
         output = self.pixelbert(input_ids, **inputs)
-        words = output.last_hidden_state[:, : input_ids.shape[1]]
+        words = self.hidden_words(output.last_hidden_state[:, : input_ids.shape[1]], output.mean_pixel)
         if labels is not None:
             words = words[labels != -100]
         mlm_logits, itm_logits = self.mlm_head(words), in_float32(self.itm_head, output.last_hidden_state[:, 0])
@@ -217,6 +227,13 @@ class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
+
+    def hidden_words(self, words: Tensor, mean_pixel: Tensor | None) -> Tensor:
+        """What the head of masked words reads: words [T, L, d]; with `config.visual_skip` also the mean pixel [T, d]."""
+        if self.skip is None or mean_pixel is None:
+            return words
+        told: Tensor = words + self.skip(mean_pixel)[:, None]
+        return told
 
     def match_scores(self, cls: Tensor) -> Tensor:
         """Log-odds of a match [T], from the [CLS] vectors [T, d]."""

@@ -30,6 +30,12 @@ class Grid:
         return Grid(self.pixels.index_select(0, images), self.mask.index_select(0, images), self.shape)
 
 
+def mean_over(vectors: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the valid places: [B, N, d], bool [B, N] -> [B, d]; 0 where there is none."""
+    weights = mask.to(vectors.dtype)[..., None]
+    return (vectors * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
 class PixelEmbedding(nn.Module):
     """Feature maps -> pixel vectors: v_i + s_v, Eq. (5)."""
 

@@ -127,11 +127,11 @@ def use(chosen: Precision, model: Any, device: torch.device) -> torch.dtype | No
 
 
 def in_float32(module: Any, vectors: torch.Tensor) -> torch.Tensor:
-    """What a head makes of vectors, in float32 whatever the autocast: close scores stay apart."""
+    """What a head makes of vectors, in float32 or finer whatever the autocast: close scores stay apart."""
     import torch
 
     with torch.autocast(vectors.device.type, enabled=False):
-        result: torch.Tensor = module(vectors.float())
+        result: torch.Tensor = module(vectors if vectors.dtype == torch.float64 else vectors.float())
     return result
 
 

@@ -18,9 +18,8 @@ from torch.nn import functional as F
 
 from pixelbert.data.batches import Batch, Plan, pad_ids
 from pixelbert.data.draws import generator, seed_of
-from pixelbert.model.contrastive import ContrastiveHead
 from pixelbert.model.modeling import PixelBertForPreTraining
-from pixelbert.model.pixels import Grid, sample_pixels
+from pixelbert.model.pixels import Grid, mean_over, sample_pixels
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
 from pixelbert.tasks.matching import draw_foreign, is_negative, text_key, true_of
@@ -264,7 +263,7 @@ class PretrainingObjective(Objective):
         if settings.align:
             losses["align"] = self._alignment(batch, grid)
         if settings.tags:
-            pooled = ContrastiveHead.pool(grid.pixels, grid.mask)
+            pooled = mean_over(grid.pixels, grid.mask)
             losses["tags"] = tags_loss(
                 self.model.mlm_head(pooled), batch["caption_ids"], _inner(batch["caption_mask"]), batch["image_of_text"]
             )
@@ -275,7 +274,7 @@ class PretrainingObjective(Objective):
     def _alignment(self, batch: Batch, grid: Grid) -> Tensor:
         words = self.model.pixelbert.text.embeddings(batch["caption_ids"])
         return alignment_loss(
-            ContrastiveHead.pool(grid.pixels, grid.mask), ContrastiveHead.pool(words, batch["caption_mask"]),
+            mean_over(grid.pixels, grid.mask), mean_over(words, batch["caption_mask"]),
             batch["image_of_text"], batch["own"],
         )  # fmt: skip
 

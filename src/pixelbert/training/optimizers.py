@@ -13,7 +13,7 @@ from pixelbert.model.modeling import PixelBertPreTrainedModel
 from pixelbert.recipes.schema import Optim, Schedule
 
 # Modules that pretrained weights never fill: they may learn at `optim.text.new_lr`.
-_NEW = ("pixels.", "mlm_head.", "itm_head.", "contrastive.", "head.")
+_NEW = ("pixels.", "mlm_head.", "skip.", "itm_head.", "contrastive.", "head.")
 
 
 def build_optimizers(model: PixelBertPreTrainedModel, settings: Optim) -> list[Optimizer]:

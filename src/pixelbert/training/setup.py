@@ -247,7 +247,7 @@ def _config(recipe: Recipe, shape: dict[str, Any], train: Records) -> PixelBertC
             text_config=shape, backbone=backbone.name, backbone_output=backbone.output, backbone_norm=backbone.norm,
             frozen_stages=backbone.frozen_stages, visual_pool=visual.pool, visual_projection=visual.projection,
             visual_layer_norm=visual.layer_norm, visual_position=visual.position, visual_dropout=visual.dropout,
-            visual_channel_dropout=visual.channel_dropout,
+            visual_channel_dropout=visual.channel_dropout, visual_skip=visual.skip,
             num_sampled_pixels=visual.num_sampled_pixels, contrastive_size=recipe.contrastive_size,
             **TASKS[recipe.task].model_settings(recipe, train),
         )  # fmt: skip
