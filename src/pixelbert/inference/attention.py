@@ -340,7 +340,7 @@ def _squares(cells: Cells, side: int) -> Tensor:
 def word_score(model: Any, hidden: Tensor, mean_pixel: Tensor, ids: Tensor, word: Word) -> Tensor:
     """The log-probability of a hidden word, [T]: the mean over its pieces.
 
-    hidden: [T, S, d] from `encode` with the word hidden; mean_pixel: [T, d], of the pixels that it saw; ids: int64 [1, L]
+    hidden: [T, S, d] from `encode` with the word hidden; mean_pixel: [T, d], of the pixels it saw; ids: int64 [1, L]
     with the word itself. Raises UsageError for a model without a head for hidden words.
     """
     if not hasattr(model, "mlm_head"):

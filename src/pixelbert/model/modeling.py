@@ -229,7 +229,7 @@ class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
         )
 
     def hidden_words(self, words: Tensor, mean_pixel: Tensor | None) -> Tensor:
-        """What the head of masked words reads: words [T, L, d]; with `config.visual_skip` also the mean pixel [T, d]."""
+        """What the head of masked words reads: words [T, L, d], told the mean pixel [T, d] if `config.visual_skip`."""
         if self.skip is None or mean_pixel is None:
             return words
         told: Tensor = words + self.skip(mean_pixel)[:, None]
