@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,10 @@ class Retrieval(FitsMatches):
             write_examples(folder, batches, chosen, lambda row: row["best_rows"])
 
         return Outcome(figures, rows, write, len(held_out.images), len(held_out.records), held_out.stated)
+
+    def blind_scoring(self, scoring: Scoring) -> Scoring:
+        """What a shortlist loses is asked of the model that sees alone."""
+        return replace(scoring, exact_images=0) if scoring.shortlist else scoring
 
     def predict(self, model: Any, batches: RetrievalBatches, scoring: Scoring) -> Submission:
         """The best images of every text, and the best texts of every image; of all captions, however many."""
