@@ -137,7 +137,8 @@ def test_a_shortlist_can_only_find_what_is_on_it(tmp_path: Path, counted: Callab
     assert recall_scores(by_text, own).image_retrieval[1] == pytest.approx(200 / 3)  # image 0 is not on text 0's list
     calls = counted(match)
     by_image = held.rerank(pooled, 2, by_image=True)
-    assert sorted(pair for call in calls for pair in call) == [(0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 2)]
+    # wanted are (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 2); all but the first are known by now
+    assert [pair for call in calls for pair in call] == [(0, 1)]
     assert recall_scores(by_image, own).text_retrieval[1] == pytest.approx(200 / 3)
     whole = held.rerank(pooled, 3)
     assert (np.argsort(-whole, axis=0) == np.argsort(-match, axis=0)).all()  # a list of all is exact scoring

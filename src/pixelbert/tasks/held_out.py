@@ -79,6 +79,7 @@ class HeldOutPairs:
         self.records = [r for rows in kept for r in rows]
         self.image_of = np.repeat(np.arange(len(kept)), [len(rows) for rows in kept])
         self._rows = np.array(self.records, dtype=np.int64)
+        self._ranked = np.empty(0, dtype=np.int64), np.empty(0)  # pairs ranked, image * texts + text, and their scores
         if len(self.images) < 2 or not self.records:
             raise DataError(f"{len(self.images)} held-out image(s) with {len(self.records)} text(s): 2 are needed")
         self.texts = self.batches.tokenize([split.text(r) for r in self.records])
@@ -285,11 +286,26 @@ class HeldOutPairs:
         else:
             images, texts = best.ravel(), np.tile(np.arange(pooled.shape[1]), shortlist)
         what = "re-ranking texts of an image" if by_image else "re-ranking images of a text"
-        match = self.match_scores(images, texts, what).reshape(best.shape)
+        match = self._once(images, texts, what).reshape(best.shape)
         scores = pooled.astype(np.float64)
         lift = 1 + scores.max() - match.min()
         np.put_along_axis(scores, best, match + lift, axis=axis)
         return scores
+
+    def _once(self, images: np.ndarray, texts: np.ndarray, what: str) -> np.ndarray:
+        """`match_scores` of pairs for a ranking; those of an earlier ranking are not scored again."""
+        pairs = images * len(self.records) + texts
+        before, scores = self._ranked
+        place = np.searchsorted(before, pairs)
+        known = np.zeros(len(pairs), dtype=bool)
+        known[place < len(before)] = before[place[place < len(before)]] == pairs[place < len(before)]
+        match = np.empty(len(pairs))
+        match[known] = scores[place[known]]
+        match[~known] = self.match_scores(images[~known], texts[~known], what)
+        pairs, scores = np.concatenate([before, pairs[~known]]), np.concatenate([scores, match[~known]])
+        order = np.argsort(pairs)
+        self._ranked = pairs[order], scores[order]
+        return match
 
     # -- helpers -----------------------------------------------------------------------------------------------------
 

@@ -264,8 +264,9 @@ class PretrainingObjective(Objective):
             losses["align"] = self._alignment(batch, grid)
         if settings.tags:
             pooled = mean_over(grid.pixels, grid.mask)
+            told = pooled if self.model.skip is None else self.model.skip(pooled)
             losses["tags"] = tags_loss(
-                self.model.mlm_head(pooled), batch["caption_ids"], _inner(batch["caption_mask"]), batch["image_of_text"]
+                self.model.mlm_head(told), batch["caption_ids"], _inner(batch["caption_mask"]), batch["image_of_text"]
             )
         if settings.mlm or settings.itm:
             losses |= self._fused(batch, grid, settings, replaced)
