@@ -163,7 +163,7 @@ def test_gradients_are_those_of_transformers_own_graph(read, photo):
 def test_occlusion_is_the_fall_of_the_words_log_probability(read, side, skip):
     model = pretraining_model(visual_skip=skip)
     if skip:
-        torch.nn.init.normal_(model.skip.weight, std=0.3)
+        torch.nn.init.normal_(model.skip.scale)
     photo = seen(model)
     ids = read(text=SENTENCE)["input_ids"]
     hidden = ids.clone()

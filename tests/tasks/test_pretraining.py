@@ -122,19 +122,28 @@ def test_alignment_needs_no_pooled_vectors_and_teaches_the_projection(tmp_path: 
     assert model.pixelbert.text.encoder.layer[0].attention.self.query.weight.grad is None
 
 
-def test_tags_loss_is_the_surprise_at_each_word_of_a_caption() -> None:
-    logits = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
-    ids = torch.tensor([[2, 5, 6, 3], [2, 4, 3, 0], [2, 3, 0, 0]])  # [CLS] words [SEP] padding
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
-    chances = logits.softmax(-1)
-    expected = -(chances[1, 5].log() + chances[1, 6].log() + chances[0, 4].log())
-    loss = tags_loss(logits, ids, _inner(mask), torch.tensor([1, 0, 1]))
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+def test_tags_loss_is_the_surprise_at_each_word_among_those_of_the_batch() -> None:
+    scores = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    places, images, counts = torch.tensor([0, 1, 1, 2]), torch.tensor([1, 1, 0, 1]), torch.tensor([1, 2, 1])
+    expected = 0.0
+    for place, image in zip(places.tolist(), images.tolist(), strict=True):
+        weights = [
+            count * math.exp(score) for count, score in zip(counts.tolist(), scores[image].tolist(), strict=True)
+        ]
+        expected -= math.log(weights[place] / sum(weights))
+    assert float(tags_loss(scores, places, counts, images)) == pytest.approx(expected, rel=1e-5)
+    nothing_told = tags_loss(torch.zeros(2, 3), places, counts, images)
+    assert float(nothing_told) == pytest.approx(-(2 * math.log(1 / 4) + 2 * math.log(2 / 4)), rel=1e-5)
 
 
 def test_tags_teach_the_projection_to_speak_through_the_head_of_masked_words(tmp_path: Path) -> None:
     records = MemoryRecords(tmp_path, random_texts(4, 2))
     batch, model = batches_of(records, contrastive=True)(plan_of(records, 0, 8)), tiny_model()
+    inner = _inner(batch["caption_mask"])
+    assert [ids[i].tolist() for ids, i in zip(batch["caption_ids"], inner, strict=True)] == [
+        ids[1 : int(mask.sum()) - 1].tolist()
+        for ids, mask in zip(batch["caption_ids"], batch["caption_mask"], strict=True)
+    ]
     settings = LossSettings(mlm=0.0, itm=0.0, tags=1.0)
     sums = PretrainingObjective(model)(batch, settings)
     words = int(batch["caption_mask"].sum()) - 2 * 8

@@ -346,5 +346,5 @@ def word_score(model: Any, hidden: Tensor, mean_pixel: Tensor, ids: Tensor, word
     if not hasattr(model, "mlm_head"):
         raise UsageError(f"methods that hide the word need a pretraining model, not {type(model).__name__}")
     pieces = list(word.pieces)
-    scores = model.mlm_head(model.hidden_words(hidden[:, pieces], mean_pixel)).float().log_softmax(-1)
+    scores = model.word_scores(hidden[:, pieces], mean_pixel[:, None]).float().log_softmax(-1)
     return scores.gather(-1, ids[:, pieces, None].expand(len(scores), -1, -1))[..., 0].mean(-1)

@@ -79,19 +79,18 @@ def alignment_loss(pixels: Tensor, words: Tensor, image_of_text: Tensor, own: Te
     return contrastive_loss(pixels, words, image_of_text, own, words.new_tensor(_ALIGN_SCALE))
 
 
-def tags_loss(logits: Tensor, ids: Tensor, inner: Tensor, image_of_text: Tensor) -> Tensor:
-    """The words of captions, each from its image's mean pixel alone, summed over the pieces (beyond the paper).
+def tags_loss(scores: Tensor, places: Tensor, counts: Tensor, images: Tensor) -> Tensor:
+    """The words of a batch's captions, each from its image's mean pixel alone, summed (beyond the paper).
 
-    The masked-word head reads the pixels as if they were hidden words. So pixels come to lie where words do, and what
-    a hidden word needs of them is to attend to them and take them over.
+    Among the words of the batch, whose counts there stand for how frequent they are anyway: what the picture has to
+    tell is which of them are more likely with it than without.
 
     Args:
-        logits: [I, V], the masked-word head's for the mean pixel of each image.
-        ids, inner: int64 and bool [T, L], captions and which of their places are words. image_of_text: int64 [T].
+        scores: [I, W] of the W different words for each image. counts: int64 [W], how often each stands in the batch.
+        places, images: int64 [N], for each word of the captions which of the W it is, and its image.
     """
-    scores = logits.float().log_softmax(-1)
-    images = image_of_text[:, None].expand_as(ids)
-    return -scores[images[inner], ids[inner]].sum()
+    chances = (scores.float() + counts.log()).log_softmax(-1)
+    return -chances[images, places].sum()
 
 
 def hard_negatives(images: Tensor, texts: Tensor, own: Tensor, rows: Tensor, scale: float) -> Tensor:
@@ -263,14 +262,16 @@ class PretrainingObjective(Objective):
         if settings.align:
             losses["align"] = self._alignment(batch, grid)
         if settings.tags:
-            pooled = mean_over(grid.pixels, grid.mask)
-            told = pooled if self.model.skip is None else self.model.skip(pooled)
-            losses["tags"] = tags_loss(
-                self.model.mlm_head(told), batch["caption_ids"], _inner(batch["caption_mask"]), batch["image_of_text"]
-            )
+            losses["tags"] = self._tags(batch, grid)
         if settings.mlm or settings.itm:
             losses |= self._fused(batch, grid, settings, replaced)
         return losses
+
+    def _tags(self, batch: Batch, grid: Grid) -> Tensor:
+        inner = _inner(batch["caption_mask"])
+        words, places, counts = batch["caption_ids"][inner].unique(return_inverse=True, return_counts=True)
+        scores = self.model.picture_words(mean_over(grid.pixels, grid.mask), words)
+        return tags_loss(scores, places, counts, batch["image_of_text"][:, None].expand_as(inner)[inner])
 
     def _alignment(self, batch: Batch, grid: Grid) -> Tensor:
         words = self.model.pixelbert.text.embeddings(batch["caption_ids"])
