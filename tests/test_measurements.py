@@ -1,0 +1,46 @@
+"""docs/measurements.yaml: every run behind the results can be started, and needs what it uses."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from pixelbert.recipes.schema import load_recipe
+
+DOCS = Path(__file__).parents[1] / "docs"
+sys.path.insert(0, str(DOCS))
+measure = pytest.importorskip("measure")
+JOBS = measure.load_jobs()
+TRAININGS = [name for name, job in JOBS.items() if job["run"].startswith("pixelbert train")]
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_command_is_one_that_recipes_allow(name: str) -> None:
+    words = shlex.split(JOBS[name]["run"])
+    load_recipe(words[2], [word for word in words if "=" in word])
+
+
+def made_by(folder: str) -> str:
+    """The job whose command writes this folder."""
+    return next(n for n, job in JOBS.items() if f"--out {folder} " in f"{job['run']} ")
+
+
+@pytest.mark.parametrize("name", list(JOBS))
+def test_a_job_needs_the_jobs_whose_folders_it_reads(name: str) -> None:
+    words = shlex.split(JOBS[name]["run"])
+    read = [words[i + 1] for i, word in enumerate(words) if word in ("--data", "--from")]
+    if words[1] == "evaluate":
+        read += [words[2], *(words[i + 1] for i, word in enumerate(words) if word == "--blind")]
+    needed = set(measure.with_needs(JOBS, [name]))
+    assert {made_by(folder) for folder in read} <= needed
+
+
+def test_a_training_with_a_checkpoint_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = "pixelbert train vqa-small --data data/x --out runs/x --from runs/y data.workers=0"
+    assert measure.command_of(run) == shlex.split(run)
+    (tmp_path / "runs/x/checkpoints/step-00000010").mkdir(parents=True)
+    assert measure.command_of(run) == [*shlex.split(run.replace(" --from runs/y", "")), "--resume"]
