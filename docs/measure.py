@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def command_of(run: str) -> list[str]:
                 del words[start : start + 2]
             words.append("--resume")
         elif out.exists():
-            subprocess.run(["rm", "-rf", str(out)], check=True)  # stopped before its first checkpoint
+            shutil.rmtree(out)  # stopped before its first checkpoint
     return words
 
 

@@ -62,7 +62,7 @@ class Visual(Section):
     type_embedding_init: Literal["bert", "random"] = "bert"  # s_v starts as BERT's type-1 row
     dropout: float = Field(default=0.0, ge=0, lt=1)
     channel_dropout: float = Field(default=0.0, ge=0, lt=1)  # of an image's whole channels, before the projection
-    skip: bool = False  # hidden words are told the mean pixel once more, right before their head (beyond the paper)
+    skip: bool = False  # the mean pixel adds word scores of its own to those of hidden words (beyond the paper)
     num_sampled_pixels: int = Field(default=100, ge=0)  # 0 = all
 
 
