@@ -250,19 +250,19 @@ def test_scores_with_labels_are_those_of_the_masked_places() -> None:
 def test_the_skip_tells_hidden_words_the_mean_pixel_and_nothing_else() -> None:
     plain, skipping = pretraining_model(), pretraining_model(visual_skip=True)
     skipping.load_state_dict(plain.state_dict(), strict=False)
-    assert not skipping.skip.scale.any()
+    assert not skipping.skip.weight.any()
     batch = pretraining_batch()
     batch.pop("labels"), batch.pop("itm_labels")
     with torch.no_grad():
         assert torch.equal(skipping(**batch).mlm_logits, plain(**batch).mlm_logits)  # at first nothing
-        torch.nn.init.normal_(skipping.skip.scale)
+        torch.nn.init.normal_(skipping.skip.weight)
         told, untold = skipping(**batch), plain(**batch)
         assert torch.equal(told.itm_logits, untold.itm_logits)
         grid = skipping.pixelbert.encode_images(batch["pixel_values"], batch.get("image_sizes"))
         means = torch.stack([cells[inside].mean(0) for cells, inside in zip(grid.pixels, grid.mask, strict=True)])
         mean = means[batch["image_of_text"]]
-        own = skipping.mlm_head.decoder.weight @ skipping.skip(mean).T  # [V, T]
-        torch.testing.assert_close(told.mlm_logits, untold.mlm_logits + own.T[:, None], rtol=1e-4, atol=1e-5)
+        own = mean @ skipping.skip.weight.T  # [T, V]
+        torch.testing.assert_close(told.mlm_logits, untold.mlm_logits + own[:, None], rtol=1e-4, atol=1e-5)
         alone = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
         assert torch.equal(skipping(**alone).mlm_logits, plain(**alone).mlm_logits)
 

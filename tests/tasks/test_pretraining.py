@@ -154,6 +154,24 @@ def test_tags_teach_the_projection_to_speak_through_the_head_of_masked_words(tmp
     assert model.pixelbert.text.encoder.layer[0].attention.self.query.weight.grad is None
 
 
+def test_masked_words_of_texts_alone_are_scored_without_any_image(tmp_path: Path) -> None:
+    records = MemoryRecords(tmp_path, random_texts(4, 2))
+    batch = batches_of(records, contrastive=True, text_mlm=True)(plan_of(records, 0, 8))
+    hidden = batch["text_labels"] != IGNORED
+    restored = torch.where(hidden, batch["text_labels"], batch["text_ids"])
+    assert torch.equal(restored, batch["caption_ids"]) and int(hidden.sum()) > 0
+    model = tiny_model().eval()
+    settings = LossSettings(mlm=0.0, itm=0.0, text_mlm=1.0)
+    alone = model(batch["text_ids"], labels=batch["text_labels"], attention_mask=batch["caption_mask"]).mlm_logits
+    expected = float(mlm_loss(alone.detach(), batch["text_labels"][hidden]))
+    for chunks in (1, 3):
+        sums = PretrainingObjective(model, chunks=chunks)(batch, settings)
+        assert list(sums) == ["text_mlm"] and loss_counts(batch, settings) == {"text_mlm": int(hidden.sum())}
+        assert float(sums["text_mlm"]) == pytest.approx(expected, rel=1e-5)
+    sums["text_mlm"].backward()
+    assert model.pixelbert.pixels.projection.weight.grad is None
+
+
 def test_contrastive_gradients_are_finite_where_nothing_is_foreign() -> None:
     images = torch.nn.functional.normalize(torch.randn(2, 4), dim=1).requires_grad_()
     texts = torch.nn.functional.normalize(torch.randn(3, 4), dim=1).requires_grad_()

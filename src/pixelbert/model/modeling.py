@@ -14,7 +14,6 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.models.bert.modeling_bert import (
     BertLayer,
     BertLMPredictionHead,
-    BertPredictionHeadTransform,
     BertSelfAttention,
 )
 from transformers.utils.output_capturing import capture_outputs
@@ -83,7 +82,7 @@ class PixelBertPreTrainedModel(PreTrainedModel):
             elif isinstance(module, ContrastiveHead):
                 init.constant_(module.log_scale, INITIAL_LOG_SCALE)
             elif isinstance(module, Skip):
-                init.zeros_(module.scale)
+                init.zeros_(module.weight)
 
 
 class PixelBertModel(PixelBertPreTrainedModel):
@@ -170,20 +169,15 @@ class PooledVectors:
         return self.contrastive.text_vectors(hidden, attention_mask)
 
 
-class Skip(BertPredictionHeadTransform):
-    """The mean pixel's own way to the scores of hidden words, which are added up (beyond the paper); at first nothing.
+class Skip(nn.Linear):
+    """The mean pixel's own scores of hidden words, which are added up (beyond the paper); at first nothing.
 
-    It is what a linear probe of the pixels finds in a few hundred steps and the Transformer in ten times as many.
+    It is what a linear probe of the pixels finds in a few hundred steps and the Transformer in ten times as many. Its
+    weights are its own: through the word embeddings, which the decoder of masked words shares, a third of it is found.
     """
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.scale = nn.Parameter(torch.zeros(config.hidden_size))
-
-    def forward(self, mean_pixel: Tensor) -> Tensor:
-        """[..., d] -> [..., d], to be added to what the decoder of masked words reads."""
-        told: Tensor = super().forward(mean_pixel) * self.scale
-        return told
+        super().__init__(config.hidden_size, config.vocab_size, bias=False)
 
 
 class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
@@ -253,16 +247,18 @@ class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
 
     def word_scores(self, words: Tensor, mean_pixel: Tensor | None = None) -> Tensor:
         """Scores [..., V] of hidden words [..., d], plus their mean pixel's [..., d] with `config.visual_skip`."""
-        read = self.mlm_head.transform(words)
+        scores: Tensor = self.mlm_head(words)
         if self.skip is not None and mean_pixel is not None:
-            read = read + self.skip(mean_pixel)
-        scores: Tensor = self.mlm_head.decoder(read)
+            scores = scores + self.skip(mean_pixel)
         return scores
 
     def picture_words(self, mean_pixel: Tensor, words: Tensor) -> Tensor:
         """Scores [I, W] of the words [W] as mean pixels [I, d] alone tell them, by the skip where there is one."""
-        read = self.mlm_head.transform if self.skip is None else self.skip
-        scores: Tensor = read(mean_pixel) @ self.mlm_head.decoder.weight[words].T
+        if self.skip is None:
+            read, weight = self.mlm_head.transform(mean_pixel), self.mlm_head.decoder.weight
+        else:
+            read, weight = mean_pixel, self.skip.weight
+        scores: Tensor = read @ weight[words].T
         return scores
 
     def match_scores(self, cls: Tensor) -> Tensor:

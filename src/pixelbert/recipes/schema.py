@@ -95,6 +95,7 @@ class Loss(Section):
     contrastive: float = Field(default=0.0, ge=0)  # beyond the paper
     align: float = Field(default=0.0, ge=0)  # mean pixel and mean word embedding of a pair (beyond the paper)
     tags: float = Field(default=0.0, ge=0)  # a caption's words from the mean pixel alone (beyond the paper)
+    text_mlm: float = Field(default=0.0, ge=0)  # hidden words of captions without their image (beyond the paper)
 
 
 class Head(Section):
@@ -268,7 +269,9 @@ class Recipe(Section):
             raise ValueError(f"the phases' `until` must grow, not {', '.join(map(str, untils))}")
         losses = [self.loss, *(phase.loss for phase in self.phases if phase.loss)]
         hard = [self.itm.hard_share, *(phase.hard_share or 0.0 for phase in self.phases)]
-        if not all(loss.mlm or loss.itm or loss.contrastive or loss.align or loss.tags for loss in losses):
+        if not all(
+            loss.mlm or loss.itm or loss.contrastive or loss.align or loss.tags or loss.text_mlm for loss in losses
+        ):
             raise ValueError("at least one loss needs a weight")
         if not self.contrastive_size and (any(loss.contrastive for loss in losses) or any(hard)):
             raise ValueError("the contrastive loss and hard negatives need contrastive_size, their vectors' width")

@@ -126,6 +126,7 @@ class PretrainingBatches(Inputs):
     mlm_on_negatives: bool = False
     negative_ratio: float = 0.5
     contrastive: bool = False  # also the plain captions, and each caption's own masked version
+    text_mlm: bool = False  # also the captions hidden a second time, to be read without their image
 
     def __post_init__(self) -> None:
         self.vocabulary = Vocabulary.of(self.tokenizer)
@@ -172,6 +173,13 @@ class PretrainingBatches(Inputs):
         batch["caption_ids"] = pad_ids(plain)
         batch["caption_mask"] = pad_ids([np.ones_like(ids) for ids in plain])
         batch["masked_caption_ids"] = pad_ids(masked)
+        if self.text_mlm:
+            hidden = [
+                self._mask(ids, self.mask_probability, "text mask", pair)
+                for ids, pair in zip(plain, pairs, strict=True)
+            ]
+            batch["text_ids"] = pad_ids([ids for ids, _ in hidden])
+            batch["text_labels"] = pad_ids([label for _, label in hidden], IGNORED)
         keys = [text_key(text) for text in captions]
         batch["own"] = true_of(self.records, images, keys)
 
@@ -180,10 +188,14 @@ class PretrainingBatches(Inputs):
 
         Some texts are hidden nearly whole (`heavy_share`): where words tell little, it is the picture that must.
         """
-        draw = generator(self.seed, "mask", epoch, record)
         heavy = self.heavy_share and generator(self.seed, "heavy", epoch, record).random() < self.heavy_share
         probability = self.heavy_probability if heavy else self.mask_probability
-        return mask_tokens(ids, self.vocabulary, draw, probability, self.whole_word)
+        return self._mask(ids, probability, "mask", (epoch, record))
+
+    def _mask(
+        self, ids: np.ndarray, probability: float, draw: str, pair: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return mask_tokens(ids, self.vocabulary, generator(self.seed, draw, *pair), probability, self.whole_word)
 
 
 # -- losses of a batch -------------------------------------------------------------------------------------------------
@@ -200,6 +212,7 @@ class LossSettings:
     sample_pixels: int = 0  # 0 = all
     align: float = 0.0
     tags: float = 0.0
+    text_mlm: float = 0.0
 
 
 def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
@@ -212,6 +225,8 @@ def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
     }
     if "caption_mask" in batch:
         counts["tags"] = int(_inner(batch["caption_mask"]).sum())
+    if "text_labels" in batch:
+        counts["text_mlm"] = int((batch["text_labels"] != IGNORED).sum())
     return {name: count for name, count in counts.items() if getattr(settings, name)}
 
 
@@ -248,9 +263,13 @@ class PretrainingObjective(Objective):
         """mlm, itm, contrastive, align and tags, those with a weight."""
         losses: dict[str, Tensor] = {}
         replaced = None
+        texts = None
+        if settings.text_mlm:
+            texts, losses["text_mlm"] = self._text_alone(batch)
         if settings.contrastive or settings.hard_share:
             images = self.model.image_vectors(grid)
-            texts = self._text_vectors(batch["caption_ids"], batch["caption_mask"])
+            if texts is None:
+                texts = self._text_vectors(batch["caption_ids"], batch["caption_mask"])
             assert self.model.contrastive is not None
             scale = self.model.contrastive.log_scale.exp().clamp(max=100.0)
             if settings.contrastive:
@@ -316,6 +335,19 @@ class PretrainingObjective(Objective):
             if settings.itm:
                 losses["itm"] = losses.get("itm", 0) + itm_loss(output.itm_logits, match)
         return losses
+
+    def _text_alone(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """Pooled vectors [T, D] of captions with words hidden, and the loss of those words, without any image."""
+        ids, labels, mask = batch["text_ids"], batch["text_labels"], batch["caption_mask"]
+        vectors, order, loss = [], [], ids.new_zeros((), dtype=torch.float32)
+        for rows, length in length_chunks(mask, self.chunks):
+            inner, hidden = mask[rows, :length], labels[rows, :length] != IGNORED
+            words = self.model.pixelbert(ids[rows, :length], attention_mask=inner).last_hidden_state
+            loss = loss + mlm_loss(self.model.word_scores(words[hidden]), labels[rows, :length][hidden])
+            if self.model.contrastive is not None:
+                vectors.append(self.model.contrastive.text_vectors(words, inner))
+            order.append(rows)
+        return torch.cat(vectors)[torch.cat(order).argsort()] if vectors else None, loss
 
     def _text_vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
         return by_length(mask, self.chunks, lambda rows, n: self.model.text_vectors(ids[rows, :n], mask[rows, :n]))

@@ -14,7 +14,7 @@ from pixelbert.errors import DataError
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.processor import PixelBertProcessor
-from pixelbert.recipes.schema import Phase, Recipe
+from pixelbert.recipes.schema import Loss, Phase, Recipe
 from pixelbert.tasks.match_fit import FitsMatches
 from pixelbert.tasks.pretraining import LossSettings, PretrainingBatches, PretrainingObjective, loss_counts
 from pixelbert.tasks.pretraining_examples import write_examples
@@ -40,6 +40,7 @@ class Pretraining(FitsMatches):
             heavy_share=recipe.mlm.heavy_share, heavy_probability=recipe.mlm.heavy_probability,
             mlm_on_negatives=recipe.mlm.on_negatives, negative_ratio=recipe.itm.negative_ratio,
             contrastive=train and (config.contrastive_size > 0 or _reads_captions(recipe)),
+            text_mlm=train and any(loss.text_mlm for loss in _all_losses(recipe)),
         )  # fmt: skip
 
     def objective(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> PretrainingObjective:
@@ -51,7 +52,7 @@ class Pretraining(FitsMatches):
         loss = phase.loss or recipe.loss
         hard = recipe.itm.hard_share if phase.hard_share is None else phase.hard_share
         pixels = recipe.visual.num_sampled_pixels if phase.num_sampled_pixels is None else phase.num_sampled_pixels
-        return LossSettings(loss.mlm, loss.itm, loss.contrastive, hard, pixels, loss.align, loss.tags)
+        return LossSettings(loss.mlm, loss.itm, loss.contrastive, hard, pixels, loss.align, loss.tags, loss.text_mlm)
 
     def counts(self, batch: Batch, losses: LossSettings) -> dict[str, int]:
         """Masked pieces and pairs."""
@@ -89,8 +90,11 @@ class Pretraining(FitsMatches):
 
 def _reads_captions(recipe: Recipe) -> bool:
     """Whether any phase has a loss on pixels and plain captions, pooled vectors aside."""
-    losses = (recipe.loss, *(phase.loss for phase in recipe.phases))
-    return any(loss.align or loss.tags for loss in losses if loss is not None)
+    return any(loss.align or loss.tags or loss.text_mlm for loss in _all_losses(recipe))
+
+
+def _all_losses(recipe: Recipe) -> list[Loss]:
+    return [recipe.loss, *(phase.loss for phase in recipe.phases if phase.loss is not None)]
 
 
 def word_lines(held_out: HeldOut, words: list[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import time
 
 from rich.console import Console
 
-_LOSSES = ("loss", "mlm", "itm", "contrastive", "align", "tags")
+_LOSSES = ("loss", "mlm", "itm", "contrastive", "align", "tags", "text_mlm")
 
 
 def note(text: str) -> None:

@@ -189,6 +189,7 @@ PART = Part(
         "contrastive": "Contrastive loss",
         "align": "Alignment loss",
         "tags": "Words from the mean pixel",
+        "text_mlm": "Masked words without the picture",
     },
     groups=_GROUPS,
     figures=figures,
