@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, made from docs/results.json.
+"""The tables of docs/results.md, made from docs/results.json and from the tables that docs/measure.py keeps.
 
 python docs/make_results.py                       write the tables anew
 python docs/make_results.py --check               exit 1 when a table is not what the figures say
@@ -18,6 +18,7 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 FIELDS = ("name", "value", "unit", "command", "minutes", "machine", "commit", "date", "note")
+_FILE = re.compile(r"(<!-- table: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _BLOCK = re.compile(r"(<!-- figures: (?P<names>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -52,7 +53,13 @@ def _fits(pattern: str, name: str) -> bool:
 
 def render(text: str, figures: list[dict[str, Any]]) -> str:
     """The page with every table between its marks made anew."""
+    text = _FILE.sub(lambda m: m[1] + kept_table(DOCS / m["file"]) + m[3], text)
     return _BLOCK.sub(lambda m: m[1] + table(figures, m["names"]) + m[3], text)
+
+
+def kept_table(path: Path) -> str:
+    """A table that a command wrote (measure.py keeps it), or that it was not run."""
+    return path.read_text(encoding="utf-8") if path.exists() else "Not run yet.\n"
 
 
 def record(args: argparse.Namespace) -> None:

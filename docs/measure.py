@@ -5,7 +5,8 @@ python docs/measure.py vqa pairs       these and what they need
 python docs/measure.py --list          what is done, and what is left
 
 A measurement that was stopped goes on: a run continues from its checkpoint, finished ones are not run again
-(runs/measured.json). Logs stand in runs/logs/. Figures go into docs/results.json as each evaluation ends.
+(runs/measured.json). Logs stand in runs/logs/. Figures go into docs/results.json as each evaluation ends, tables
+beside it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,10 @@ import yaml
 from make_results import main as make_tables
 from make_results import record
 
+from pixelbert.model.precision import detect
+
 DOCS = Path(__file__).parent
-STATE, LOGS = Path("runs/measured.json"), Path("runs/logs")
+STATE, SPENT, LOGS = Path("runs/measured.json"), Path("runs/spent.json"), Path("runs/logs")
 
 
 def load_jobs() -> dict[str, dict[str, Any]]:
@@ -81,11 +85,32 @@ def keep_figures(jobs: dict[str, dict[str, Any]], name: str, done: dict[str, Any
             file=wanted["file"], prefix=wanted.get("prefix", ""), command=command, rename=renames, target=targets,
             only=wanted.get("only", []), minutes=round(minutes, 1), machine=None, note=wanted.get("note", ""),
         ))  # fmt: skip
+    if table := jobs[name].get("table"):
+        keep_table(table, jobs[name]["run"], done[name]["minutes"])
+
+
+def keep_table(table: dict[str, str], command: str, minutes: float) -> None:
+    """A table that a command wrote, kept in docs/ with how it came about below it."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    told = f"{minutes:g} minutes, {detect().name}, commit {commit.stdout.strip()}, {date.today().isoformat()}"
+    text = Path(table["from"]).read_text(encoding="utf-8").strip()
+    note = f"; {table['note']}" if "note" in table else ""
+    (DOCS / table["to"]).write_text(f"{text}\n\n{told}{note}:\n\n    {command}\n", encoding="utf-8")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What an earlier call left, if it did."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def run_all(jobs: dict[str, dict[str, Any]], names: list[str], workers: int) -> int:
     """Run the jobs; 1 when one failed. Ctrl-C stops them where they can go on later."""
-    done: dict[str, Any] = json.loads(STATE.read_text(encoding="utf-8")) if STATE.exists() else {}
+    done, spent = load(STATE), load(SPENT)  # minutes of jobs that ended, and of every job until now
     failed: set[str] = set()
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
     LOGS.mkdir(parents=True, exist_ok=True)
@@ -103,20 +128,25 @@ def run_all(jobs: dict[str, dict[str, Any]], names: list[str], workers: int) -> 
             for name in ready()[: workers - len(running)]:
                 log = (LOGS / f"{name}.log").open("ab")
                 process = subprocess.Popen(command_of(jobs[name]["run"]), stdout=log, stderr=log, env=environment)
-                running[name] = (process, time.monotonic())
+                running[name] = (process, time.monotonic() - 60 * spent.get(name, 0))
                 print(f"{time.strftime('%H:%M')} {name}: started", flush=True)
             time.sleep(1)
             for name, (process, started) in list(running.items()):
+                minutes = (time.monotonic() - started) / 60
                 if process.poll() is None:
+                    if minutes > spent.get(name, 0) + 1:
+                        spent[name] = minutes
+                        save(SPENT, spent)
                     continue
                 del running[name]
-                minutes = (time.monotonic() - started) / 60
+                spent.pop(name, None)
                 print(f"{time.strftime('%H:%M')} {name}: exit {process.returncode}, {minutes:.1f} minutes", flush=True)
                 if process.returncode:
                     failed.add(name)
                     continue
                 done[name] = {"minutes": round(minutes, 1)}
-                STATE.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+                save(STATE, done)
+                save(SPENT, spent)
                 keep_figures(jobs, name, done)
     except KeyboardInterrupt:
         for process, _ in running.values():
@@ -137,7 +167,7 @@ def main() -> int:
     jobs = load_jobs()
     names = with_needs(jobs, args.names)
     if args.list:
-        done = json.loads(STATE.read_text(encoding="utf-8")) if STATE.exists() else {}
+        done = load(STATE)
         for name in names:
             print(f"{'done' if name in done else '    '}  {name:24} {jobs[name]['run']}")
         return 0

@@ -13,6 +13,7 @@ from pixelbert.recipes.schema import load_recipe
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS))
 measure = pytest.importorskip("measure")
+make_results = sys.modules["make_results"]
 JOBS = measure.load_jobs()
 TRAININGS = [name for name, job in JOBS.items() if job["run"].startswith("pixelbert train")]
 
@@ -44,3 +45,25 @@ def test_a_training_with_a_checkpoint_goes_on(tmp_path: Path, monkeypatch: pytes
     assert measure.command_of(run) == shlex.split(run)
     (tmp_path / "runs/x/checkpoints/step-00000010").mkdir(parents=True)
     assert measure.command_of(run) == [*shlex.split(run.replace(" --from runs/y", "")), "--resume"]
+
+
+def test_a_command_s_table_is_kept_with_how_it_came_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "DOCS", tmp_path)
+    (tmp_path / "table.md").write_text("| a |\n|---|\n| 1 |\n", encoding="utf-8")
+    measure.keep_table({"from": str(tmp_path / "table.md"), "to": "kept.md", "note": "two rows"}, "pixelbert x", 3.5)
+    kept = (tmp_path / "kept.md").read_text(encoding="utf-8")
+    assert kept.startswith("| a |\n|---|\n| 1 |\n\n3.5 minutes, ") and kept.endswith("; two rows:\n\n    pixelbert x\n")
+    page = "before\n<!-- table: kept.md -->\nold\n<!-- end -->\n<!-- table: other.md -->\n<!-- end -->\n"
+    monkeypatch.setattr(make_results, "DOCS", tmp_path)
+    made = make_results.render(page, [])
+    assert f"<!-- table: kept.md -->\n{kept}<!-- end -->" in made and "old" not in made and "Not run yet." in made
+    assert make_results.render(made, []) == made
+
+
+def test_an_interrupted_job_keeps_the_minutes_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    measure.save(measure.SPENT, {"job": 12.0})
+    assert measure.run_all({"job": {"run": "true"}}, ["job"], 1) == 0
+    assert measure.load(measure.STATE)["job"]["minutes"] == pytest.approx(12.0, abs=0.5)
+    assert measure.load(measure.SPENT) == {}

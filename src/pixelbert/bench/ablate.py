@@ -43,7 +43,7 @@ class Row:
         """The row as changes to a pretraining recipe: the paper's losses and masking alone, no phases, its sampling."""
         losses = f"loss={{mlm: {int(self.mlm)}, itm: {int(self.itm)}, contrastive: 0, align: 0, tags: 0, text_mlm: 0}}"
         changes = [losses, "contrastive_size=0", "phases=[]", "itm.hard_share=0", "mlm.probability=0.15",
-                   "itm.calibration_images=0"]  # fmt: skip
+                   "mlm.heavy_share=0", "visual.skip=false", "itm.calibration_images=0"]  # fmt: skip
         measure = "validation.select_on=" + ("itm_accuracy" if self.itm else "mlm_accuracy")
         return [*changes, measure, *([] if self.sampled else ["visual.num_sampled_pixels=0"])]
 
