@@ -286,7 +286,9 @@ def ablate(
     out: Annotated[Path, typer.Option("--out", help="The folder for runs and table; the same command goes on there.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to every recipe.")] = None,
     size: Annotated[str, typer.Option(help="The recipes pretrain-SIZE, vqa-SIZE, ...: small, tiny, r50.")] = "small",
-    row: Annotated[list[int] | None, typer.Option(help="A row of Table 6, 1 to 6; all of them. Repeatable.")] = None,
+    row: Annotated[
+        list[int] | None, typer.Option(help="A row of Table 6; 1 to 5, and 6 with --larger. Repeatable.")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="A seed; 0 alone. Repeatable.")] = None,
     pretraining_pairs: Annotated[int, typer.Option(min=1, help="Pairs seen in pretraining.")] = 20_000,
     examples: Annotated[int, typer.Option(min=1, help="Questions and statements seen in fine-tuning.")] = 8_000,
@@ -307,7 +309,7 @@ def ablate(
     asked = Ablation(
         data={"pairs": str(pairs), "vqa": str(vqa), "nlvr2": str(nlvr2)},
         size=size,
-        rows=tuple(row or (1, 2, 3, 4, 5, 6)),
+        rows=tuple(row or ((1, 2, 3, 4, 5, 6) if larger else (1, 2, 3, 4, 5))),
         seeds=tuple(seed or (0,)),
         pairs=pretraining_pairs,
         examples=examples,

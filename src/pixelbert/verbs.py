@@ -5,6 +5,7 @@ Like `cli.py`: parse, call, show. Nothing heavy is imported before a verb runs.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import sys
@@ -148,6 +149,7 @@ def _answer(
 ) -> None:
     """Open the run, call, print; the time of each part on stderr when wanted."""
     times = [time.perf_counter()]
+    atexit.register(gc.freeze)  # the process ends: a last look through everything takes a second and frees nothing
     with _no_collector():
         from pixelbert.inference.predictor import Predictor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from pixelbert.bench import ablate as module
 from pixelbert.bench.ablate import ROWS, Ablation, AblationResult, ablate, difference, table
-from pixelbert.errors import UsageError
+from pixelbert.errors import DataError, UsageError
 from pixelbert.recipes.schema import load_recipe
 from tiny_runs import BASE
 from tiny_tasks import TASKS, task_data
@@ -80,4 +81,21 @@ def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.
     assert {c["rows"][1] for c in kept["claims"]} == {1}
     assert (tmp_path / "out" / "table.md").read_text() == result.table
     with pytest.raises(UsageError, match="another pairs"):
-        ablate(tmp_path / "out", Ablation(asked.data, size="tiny", pairs=17), say=lambda text: None)
+        ablate(tmp_path / "out", replace(asked, pairs=17), say=lambda text: None)
+    again = ablate(tmp_path / "out", replace(asked, rows=(1,)), say=lambda text: None)
+    assert again.table == result.table and len(runs) == 9  # rows of before stay
+
+
+def test_what_cannot_become_a_table_is_told_before_any_run(tmp_path: Path) -> None:
+    data = {task: str(task_data(tmp_path / task, task)) for task in TASKS}
+    named = {"pairs": data["retrieval"], "vqa": data["question_answering"], "nlvr2": data["image_pairs"]}
+    sampling = ("visual.num_sampled_pixels=4",)
+    for asked, told in (
+        (Ablation(named, size="tiny", overrides=sampling), "row 6 needs a larger CNN"),
+        (Ablation(named, size="tiny", rows=(4, 5)), "samples no pixels"),
+        (Ablation(named | {"nlvr2": str(tmp_path / "no")}, size="tiny", rows=(1,)), "no"),
+        (Ablation(named | {"vqa": named["nlvr2"]}, size="tiny", rows=(1,)), ""),
+    ):
+        with pytest.raises((UsageError, DataError), match=told):
+            ablate(tmp_path / "out", asked, say=lambda text: pytest.fail("a row was started"))
+        assert not (tmp_path / "out").exists()

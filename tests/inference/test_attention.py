@@ -163,7 +163,7 @@ def test_gradients_are_those_of_transformers_own_graph(read, photo):
 def test_occlusion_is_the_fall_of_the_words_log_probability(read, side, skip):
     model = pretraining_model(visual_skip=skip)
     if skip:
-        torch.nn.init.normal_(model.skip.scale)
+        torch.nn.init.normal_(model.skip.weight)
     photo = seen(model)
     ids = read(text=SENTENCE)["input_ids"]
     hidden = ids.clone()
@@ -211,7 +211,7 @@ def test_methods_for_the_heads_that_have_what_they_need(read, photo):
         for name in ("attention", "rollout", "gradient-match", "occlusion-match"):
             found = look(other, read, photo, SENTENCE, "dogs", Method(name))
             assert found.weights.sum() == pytest.approx(0 if not found.weights.any() else 1), name
-        with pytest.raises(UsageError, match="need a pretraining model"):
+        with pytest.raises(UsageError, match="need a pretraining run"):
             look(other, read, photo, SENTENCE, "dogs", Method("gradient-word"))
         with pytest.raises(UsageError, match="pooled vectors"):
             look(other, read, photo, SENTENCE, "dogs", Method("similarity"))

@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from pixelbert.data.records import PreparedData
 from pixelbert.errors import UsageError, nearest
 from pixelbert.recipes.schema import Recipe, load_recipe
+from pixelbert.tasks.table import TASKS
 
 
 @dataclass(frozen=True)
@@ -106,22 +108,45 @@ class AblationResult:
 def ablate(out: Path | str, asked: Ablation, say: Callable[[str], None] = print) -> AblationResult:
     """Run the rows, keep each finished figure, write and return the table.
 
-    Raises UsageError for a row that is not there, data that is missing, or a folder that holds another ablation; and
-    what `train` raises.
+    Raises UsageError for a row that is not there or would be another one's double, data that is missing, or a folder
+    that holds another ablation; DataError for data that a task cannot use; and what `train` raises.
     """
     out = Path(out)
     rows = [_row(number) for number in asked.rows]
     for name in ("pairs", "vqa", "nlvr2"):
         if name not in asked.data:
             raise UsageError(f"ablate: no data for {name}; give --{name} DATA")
+    _check(asked)
     _claim(out, asked)
-    result = AblationResult()
+    result = AblationResult(_figures_of_before(out))
     for seed in asked.seeds:
         for row in rows:
             say(f"row {row.number} ({row.label}), seed {seed}")
             result.figures.setdefault(row.number, {})[seed] = _row_figures(out, row, seed, asked)
             _finish(out, asked, result)
     return result
+
+
+def _check(asked: Ablation) -> None:
+    """Before hours of work: every row is a row of its own, and every task can use its data."""
+    if 6 in asked.rows and not asked.larger:
+        raise UsageError("ablate: row 6 needs a larger CNN: --larger backbone.name=..., or choose rows with --row")
+    recipe = load_recipe(f"pretrain-{asked.size}", list(asked.overrides))
+    sampled = any(_row(number).pretrained and _row(number).sampled for number in asked.rows)
+    if sampled and not recipe.visual.num_sampled_pixels:
+        raise UsageError(f"ablate: {recipe.name} samples no pixels; say how many: visual.num_sampled_pixels=N")
+    for task in ("pretrain", *_TASKS):
+        data = asked.data["pairs" if task in ("pretrain", "retrieval") else task]
+        TASKS[load_recipe(f"{task}-{asked.size}").task].check(PreparedData(data))
+
+
+def _figures_of_before(out: Path) -> dict[int, dict[int, dict[str, float]]]:
+    """figures[row][seed] of the rows and seeds that stand finished in the folder."""
+    found: dict[int, dict[int, dict[str, float]]] = {}
+    for path in sorted(out.glob("row-*/seed-*/figures.json")):
+        row, seed = (int(part.name.partition("-")[2]) for part in (path.parents[1], path.parent))
+        found.setdefault(row, {})[seed] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _row(number: int) -> Row:

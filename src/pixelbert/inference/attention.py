@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -208,13 +209,17 @@ class Looking:
 
     def _check(self, method: Method) -> None:
         if method.name not in METHODS:
-            raise UsageError(f"no method '{method.name}'; {nearest(method.name, METHODS)}")
+            raise UsageError(f"no method '{method.name}'; {nearest(str(method.name), METHODS)}")
         text = self.core.config.text_config
         for name, value, most in (
             ("layer", method.layer, text.num_hidden_layers),
             ("head", method.head, text.num_attention_heads),
         ):
-            if value is not None and not 1 <= value <= most:
+            if value is None and name == "head":
+                continue
+            if not isinstance(value, Integral):
+                raise UsageError(f"{name} {value!r}: not a whole number; the model has {name}s 1 to {most}")
+            if not 1 <= value <= most:
                 raise UsageError(f"{name} {value}: the model has {name}s 1 to {most}")
         if method.occlude < 1:
             raise UsageError(f"occlude {method.occlude}: at least 1 cell a side is taken away")
@@ -279,7 +284,10 @@ class Looking:
         """
         head = getattr(self.model, "contrastive", None)
         if head is None:
-            raise UsageError("the method 'similarity' needs a pretraining model with pooled vectors (contrastive_size)")
+            raise UsageError(
+                "the method 'similarity' needs a model with pooled vectors: "
+                "train with contrastive_size=256 loss.contrastive=1"
+            )
         alone = torch.cat([self._ids[:, :1], self._ids[:, list(word.pieces)], self._ids[:, -1:]], dim=1)
         text = head.text_vectors(self.core(alone).last_hidden_state, torch.ones_like(alone))[0]
         grid = self.photo.grid
@@ -344,7 +352,10 @@ def word_score(model: Any, hidden: Tensor, mean_pixel: Tensor, ids: Tensor, word
     with the word itself. Raises UsageError for a model without a head for hidden words.
     """
     if not hasattr(model, "mlm_head"):
-        raise UsageError(f"methods that hide the word need a pretraining model, not {type(model).__name__}")
+        raise UsageError(
+            "methods that hide the word need a pretraining run (pixelbert train pretrain-small), "
+            f"not {type(model).__name__}"
+        )
     pieces = list(word.pieces)
     scores = model.word_scores(hidden[:, pieces], mean_pixel[:, None]).float().log_softmax(-1)
     return scores.gather(-1, ids[:, pieces, None].expand(len(scores), -1, -1))[..., 0].mean(-1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -150,6 +151,10 @@ def sheet(
 
 def write_png(path: str | Path, image: Image.Image) -> None:
     """The picture as PNG, whole or not at all."""
+    if not Path(path).name or Path(path).is_dir():
+        raise UsageError(
+            f"{path or 'the name of the picture'}: is {'a folder' if str(path) else 'empty'}; give a file to write"
+        )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.writing")
@@ -176,6 +181,7 @@ def _page(
     one_scale: bool = True,
 ) -> Image.Image:
     """Panels in rows under the sentence, the legend at the bottom; several panels have their word beneath."""
+    sentence = re.sub(r"\s", " ", sentence)  # one line; every character keeps its place
     text, small = ImageFont.load_default(17), ImageFont.load_default(13)
     wide, high = panels[0].size
     caption = 0 if marked else 22
@@ -204,7 +210,7 @@ def _page(
 def _legend(page: Image.Image, method: str, most: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> None:
     """A thin bar of the colours at the bottom: from 0 to the highest heat, in multiples of an even spread."""
     draw, y = ImageDraw.Draw(page), page.height - 26
-    length = min(180, (page.width - 2 * _GAP) // 3)
+    length = max(1, min(180, (page.width - 2 * _GAP) // 3))
     bar = Image.fromarray(colours().astype(np.uint8)[None].repeat(8, 0)).resize((length, 8))
     left = _GAP + 14
     page.paste(bar, (left, y + 5))

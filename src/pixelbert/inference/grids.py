@@ -163,13 +163,14 @@ def _named(name: str, read: Any) -> Any:
 
 
 def _download(address: str, limits: ImageLimits) -> bytes:
+    from http.client import HTTPException
     from urllib.error import URLError
     from urllib.request import Request, urlopen
 
     try:
         with urlopen(Request(address, headers={"User-Agent": "pixelbert"}), timeout=_URL_SECONDS) as stream:
             data: bytes = stream.read(limits.max_bytes + 1)
-    except (URLError, OSError, ValueError) as error:
+    except (URLError, HTTPException, OSError, ValueError) as error:
         raise BadImage(f"cannot be downloaded ({getattr(error, 'reason', error)})") from error
     limits.check_bytes(len(data))
     return data

@@ -21,7 +21,7 @@ from pixelbert.errors import UsageError
 from pixelbert.inference import fillings, verbs_of_runs
 from pixelbert.inference.answers import Answer, Attention, Guess, Judgement, Match, Ranked
 from pixelbert.inference.grids import ImageGrids, Picture, put_together
-from pixelbert.inference.texts import check_text, check_texts, common_count
+from pixelbert.inference.texts import check_text, check_texts, common_count, whole_number
 from pixelbert.model.image_processing import ImageSource
 from pixelbert.model.processor import as_image_list
 from pixelbert.tasks.calibration import read_calibration, scale_of
@@ -94,6 +94,7 @@ class Predictor:
     def ask(self, images: Images, questions: Texts, *, top: int = 5) -> Any:
         """`Answer` (or a list): the best answer, its calibrated probability, whether it is known, the `top` best."""
         self._require("ask")
+        top = whole_number(top, "top")
         pictures, texts, one = self._pairs(images, questions, "question")
         logits, cut = self._scores([(picture,) for picture in pictures], texts)
         names = [self.model.config.id2label[i] for i in range(logits.shape[1])]
@@ -169,6 +170,7 @@ class Predictor:
         images: None fills from the text alone.
         """
         self._require("fill")
+        top = whole_number(top, "top")
         if images is None:
             pictures, listed, one = None, check_texts(texts, "text"), isinstance(texts, str)
         else:
@@ -321,7 +323,9 @@ class Predictor:
     def _text_batch(self, texts: Sequence[str]) -> tuple[Batch, list[bool]]:
         """The task's own text batch on the device, and whether each text was cut."""
         batch = self.inputs.text_batch(texts)
-        lengths = [len(ids) for ids in self.processor.tokenizer(list(texts), truncation=False)["input_ids"]]
+        lengths = [
+            len(ids) for ids in self.processor.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        ]
         device = self._grids.device
         return {k: v.to(device) for k, v in batch.items()}, [n > self.inputs.max_length for n in lengths]
 

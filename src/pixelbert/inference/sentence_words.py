@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -42,12 +43,15 @@ class Sentence:
         Several words that follow one another ("fire hydrant") are found as one. Raises UsageError, which shows the
         sentence's words, when there is no such word, or when the sentence was cut off before it.
         """
-        if isinstance(word, int):
+        if isinstance(word, Integral):
+            word = int(word)
             if not -len(self.words) <= word < len(self.words):
                 raise UsageError(f"word {word}: the sentence has {len(self.words)} words; {self._shown()}")
             found = self.words[word]
-        else:
+        elif isinstance(word, str):
             found = self._phrase(word)
+        else:
+            raise UsageError(f"word {word!r}: neither a word of the sentence nor its place; {self._shown()}")
         if not found.pieces:
             raise UsageError(
                 f"the word '{found.text}' lies past the {self.ids.shape[1]} wordpieces that the model reads; "

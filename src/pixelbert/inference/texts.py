@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from pixelbert.errors import UsageError
 from pixelbert.model.tokenization import encodable
 
 MOST_WORDS = 256  # a little too long is cut, as in training; this long is a mistake
+MOST_LETTERS = 4096
 
 
 def check_texts(texts: Any, what: str) -> list[str]:
@@ -31,7 +33,16 @@ def check_text(text: Any, name: str) -> str:
         raise UsageError(f"{name} is empty")
     if words > MOST_WORDS:
         raise UsageError(f"{name} has {words:,} words, more than the {MOST_WORDS} that are taken; shorten it")
+    if len(text) > MOST_LETTERS:
+        raise UsageError(f"{name} has {len(text):,} letters, more than the {MOST_LETTERS:,} that are taken; shorten it")
     return encodable(text)
+
+
+def whole_number(value: Any, name: str) -> int:
+    """A count that may be NumPy's. Raises UsageError for anything else."""
+    if not isinstance(value, Integral):
+        raise UsageError(f"{name} {value!r}: not a whole number")
+    return int(value)
 
 
 def common_count(**counts: int) -> int:

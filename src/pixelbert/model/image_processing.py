@@ -171,8 +171,10 @@ def _decode(source: ImageSource, limits: ImageLimits) -> tuple[np.ndarray, int]:
         return _from_bytes(bytes(source), limits)
     if isinstance(source, np.ndarray):
         return _from_array(source, limits, channels_first=False), 1
-    if hasattr(source, "detach"):  # a tensor, without importing torch to ask
-        return _from_array(source.detach().cpu().numpy(), limits, channels_first=True), 1
+    if hasattr(source, "detach") and hasattr(source, "dtype"):  # a tensor, without importing torch to ask
+        tensor = source.detach().cpu()
+        tensor = tensor.float() if "bfloat16" in str(tensor.dtype) else tensor  # which NumPy lacks
+        return _from_array(tensor.numpy(), limits, channels_first=True), 1
     raise BadImage(f"is a {type(source).__name__}, not a path, bytes, a PIL image, an array or a tensor")
 
 
@@ -186,6 +188,8 @@ def read_limited(path: Path, limits: ImageLimits) -> bytes:
             data = file.read(limits.max_bytes + 1)
     except OSError as error:
         raise BadImage(f"cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a NUL or half a surrogate in the name
+        raise BadImage(f"is no name of a file ({error})") from error
     limits.check_bytes(len(data))
     return data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 
 from pixelbert.data.batches import Records
 from pixelbert.recipes.schema import Recipe
+from pixelbert.tasks.calibration import FILE, calibrate
 from pixelbert.tasks.table import TASKS
-from pixelbert.tasks.task import Scoring
+from pixelbert.tasks.task import Outcome, Scoring
+from pixelbert.training.files import write_file
 from pixelbert.training.frozen_features import scoring_encoder
 from pixelbert.training.progress import note
 from pixelbert.training.run_folder import save_best, save_last, write_validation
@@ -63,7 +66,7 @@ class Validator:
         figures = outcome.figures
         note("val  " + "  ".join(f"{name} {figures[name]:.1f}" for name in _SHOWN if name in figures))
         write_validation(self.run, outcome, attending(self.attend, model, self.parts.processor, val, note))
-        self.keep(figures[self.recipe.validation.select_on])
+        self.keep(figures[self.recipe.validation.select_on], outcome)
         return figures
 
     def finish(self) -> None:
@@ -75,11 +78,15 @@ class Validator:
             )
             note(self.task.finish(model, batches, self.scoring))
 
-    def keep(self, value: float) -> None:
-        """Save the model as the last, and as the best if none before had a higher value."""
+    def keep(self, value: float, outcome: Outcome | None = None) -> None:
+        """Save the model as the last, and as the best if none before had a higher value; then with its calibration."""
         if self.best is None or value > self.best:
             self.best = value
+            (self.run / FILE).unlink(missing_ok=True)  # it was another model's
             save_best(self.run, self.parts.model)
+            if outcome is not None and outcome.stated is not None:
+                told = {"task": self.task.name, "split": self.recipe.data.val_split}
+                write_file(self.run / FILE, json.dumps(told | calibrate(outcome.stated()), indent=1) + "\n")
         save_last(self.run, self.parts.model, self.parts.processor)
 
 
