@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 
@@ -107,6 +108,7 @@ def test_a_run_without_the_head_says_which_recipe_trains_it(runs, predictors, ta
     command = str(caught.value).partition("pixelbert train ")[2].split()
     recipe, own = load_recipe(command[0]), load_recipe("pretrain-tiny")
     assert recipe.task == other and recipe.backbone.name == own.backbone.name
+    assert command[0] == "nlvr2-tiny" or other != "image_pairs"  # two pictures, as `compare` has
     source = [] if other == "pretraining" else ["--from", str(runs(task)[0])]
     assert command[1:] == ["--data", "DATA", "--out", "RUN2", *source]
 
@@ -125,6 +127,7 @@ def test_a_run_without_vectors_says_how_to_get_them(predictors):
         ("", "the question is empty"),
         (" \n", "the question is empty"),
         ("dog " * 10_000, "the question has 10,000 words, more than the 256 that are taken"),
+        ("dog," * 10_000, "the question has 40,000 letters, more than the 4,096 that are taken"),
         (["dog", ""], "question 2 is empty"),
         ([], "the list of questions is empty"),
         (["dog", 3], "question 2 is a int, not a string"),
@@ -166,6 +169,9 @@ def test_pictures_that_are_none(predictors, photo, broken, tmp_path):
         (str(tmp_path / "missing.jpg"), "missing.jpg: cannot be read .No such file"),
         (b"", "the image: is empty"),
         (7, "the image: is a int"),
+        (io.BytesIO(b"x"), "the image: is a BytesIO"),
+        ("a\0b.jpg", "is no name of a file"),
+        ("a\ud800.jpg", "is no name of a file"),
         ([PHOTO, b"x"], "image 2: is not an image"),
         ("https://example.org/a.jpg", "https://example.org/a.jpg: is a URL"),
     ):
@@ -196,11 +202,45 @@ def test_of_two_pictures_the_broken_one_is_named(predictors, photo, broken):
         ({"word": "dog", "layer": 0}, "layer 0"),
         ({"word": "dog", "head": 3}, "head 3: the model has heads 1 to 2"),
         ({"word": "dog", "method": "atention"}, "did you mean 'attention'"),
+        ({"word": "dog", "method": None}, "no method 'None'"),
+        ({"word": "dog", "layer": "1"}, "layer '1': not a whole number"),
+        ({"word": "dog", "layer": 1.5}, "layer 1.5: not a whole number"),
+        ({"word": "dog", "layer": None}, "layer None: not a whole number"),
+        ({"word": 1.0}, "word 1.0: neither a word of the sentence nor its place"),
+        ({"word": ["dog"]}, "neither a word of the sentence nor its place"),
     ],
 )
 def test_attend_out_of_range(predictors, options, match):
     with pytest.raises(UsageError, match=match):
         predictors("pretraining").attend(PHOTO, "a red dog", **options)
+
+
+def test_numpy_counts_are_counts_and_others_are_none(predictors):
+    found = predictors("pretraining").attend(PHOTO, "a red dog", np.int64(1), layer=np.int64(2))
+    assert found.word == "red" and found.layer == 2
+    assert len(predictors("question_answering").ask(PHOTO, "dog", top=np.int64(2)).guesses) == 2
+    for ask in (lambda: predictors("question_answering").ask(PHOTO, "dog", top="a"),
+                lambda: predictors("pretraining").fill(PHOTO, "a ___", top=1.5)):  # fmt: skip
+        with pytest.raises(UsageError, match="top .*: not a whole number"):
+            ask()
+
+
+def test_sentences_of_two_lines_and_slivers_are_drawn(predictors):
+    picture = predictors("pretraining").attention_picture
+    assert picture(PHOTO, "a red\n dog", "dog").size == picture(PHOTO, "a red  dog", "dog").size
+    assert picture(np.zeros((3000, 2, 3), np.uint8), "a red dog", "dog").height > 0
+
+
+@pytest.mark.parametrize("name", ["", "FOLDER"])
+def test_a_picture_needs_the_name_of_a_file(runs, photo, tmp_path, capsys, name):
+    run, out = runs("pretraining")[0], str(tmp_path) if name else ""
+    assert cli.main(["attend", str(run), photo, "a dog", "--word", "dog", "--out", out]) == 2
+    assert "give a file to write" in capsys.readouterr().err
+
+
+def test_a_text_that_is_cut_is_read_without_a_warning(predictors, caplog, capsys):
+    assert predictors("question_answering").ask(PHOTO, "dog " * 60).cut
+    assert not caplog.records and not capsys.readouterr().err
 
 
 # -- the command line --------------------------------------------------------------------------------------------------

@@ -325,6 +325,11 @@ def test_grey_and_alpha_arrays():
     assert decode_image(np.array([[[1, 2, 3, 0]]], np.uint8)).tolist() == [[[255, 255, 255]]]
 
 
+def test_a_bfloat16_tensor_is_read_like_a_float32_one() -> None:
+    half = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert np.array_equal(decode_image(half), decode_image(half.float()))
+
+
 def test_ambiguous_axes():
     """Three rows of three channels: arrays are read channels-last, tensors channels-first."""
     array = np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3)

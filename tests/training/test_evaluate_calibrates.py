@@ -19,6 +19,7 @@ from pixelbert.tasks.calibration import calibrate
 from pixelbert.tasks.run import load_run
 from pixelbert.tasks.task import Scoring
 from pixelbert.training.evaluate import evaluate, run_on_split
+from pixelbert.training.loop import train
 from pixelbert.training.run_folder import save_best
 from tiny_runs import tiny_data, tiny_recipe
 from tiny_tasks import task_data, task_recipe
@@ -46,6 +47,17 @@ def test_evaluate_on_val_calibrates(tmp_path, task):
         assert found["records"] == 2 * result["texts"] and "threshold" not in found
     save_best(run, load_run(run)[1])
     assert not (run / "calibration.json").exists()
+
+
+def test_training_leaves_its_best_model_calibrated(tmp_path):
+    data = task_data(tmp_path / "data", "question_answering")
+    recipe = task_recipe("question_answering", *WIDE, "schedule.pairs=16", "validation.times=2")
+    run = train(recipe, data, tmp_path / "run").run
+    found = json.loads((run / "calibration.json").read_text())
+    evaluate(run, data)
+    again = json.loads((run / "calibration.json").read_text())
+    assert found["temperature"] == pytest.approx(again["temperature"], rel=1e-3)
+    assert found["records"] == again["records"] and found["threshold"] == pytest.approx(again["threshold"], abs=1e-4)
 
 
 def test_a_middle_view_is_kept_apart_and_calibrates_nothing(tmp_path):

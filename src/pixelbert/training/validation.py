@@ -82,9 +82,8 @@ class Validator:
         """Save the model as the last, and as the best if none before had a higher value; then with its calibration."""
         if self.best is None or value > self.best:
             self.best = value
-            (self.run / FILE).unlink(missing_ok=True)  # it was another model's
             save_best(self.run, self.parts.model)
-            if outcome is not None and outcome.stated is not None:
+            if outcome is not None and outcome.stated is not None and not self.scoring.images:  # of the whole split
                 told = {"task": self.task.name, "split": self.recipe.data.val_split}
                 write_file(self.run / FILE, json.dumps(told | calibrate(outcome.stated()), indent=1) + "\n")
         save_last(self.run, self.parts.model, self.parts.processor)
