@@ -88,6 +88,8 @@ def test_an_image_that_is_missing(
 
 OWN = [
     ("q.csv", "image,question\na.png,Who?\n", "q.csv: line 1: no column 'answer' or 'answers'; found: image, question"),
+    ("q.csv", "image,question,split\na.png,Who?,\n",
+     "q.csv: line 2: no column 'answer' or 'answers'; found: image, question, split; a question of split 'train'"),
     ("q.csv", "image,answer\na.png,me\n", "q.csv: line 1: no column 'question'; found: image, answer"),
     ("p.csv", "left,text,label\na.png,same,yes\n", "p.csv: line 1: no column 'right'; found: left, text, label"),
     ("p.csv", "left,right,text,label\na.png,b.png,same,yes\na.png,,same,no\n", "p.csv: line 3: names no right image"),
@@ -161,7 +163,7 @@ def test_an_answer_list_of_another_model(folder: Path, tmp_path: Path, command: 
     code, line = command("predict", run, "--data", data, "--split", "val", "--out", tmp_path / "answers.json")
     assert code == 5 and not (tmp_path / "answers.json").exists()
     code, line = command("train", folder / "few.yaml", "--data", data, "--out", run, "--resume")
-    assert code == 5 and "another shape" in line
+    assert code == 5 and "another model" in line
     assert contents(run) == before
 
 
@@ -175,7 +177,8 @@ def test_data_of_another_task_or_of_another_number_of_pictures(folder: Path, tmp
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert command("prepare", "jsonl", table, "--out", tmp_path / "one") == (0, "")
     code, line = command("evaluate", tmp_path / "run", "--data", tmp_path / "one")
-    assert code == 3 and "statement one:1: is about 1 picture(s), the model about 2" in line
+    told = f"{tmp_path / 'one'}: split 'val': statement one:1: is about 1 picture(s), the model about 2"
+    assert code == 3 and told in line
 
 
 def test_a_held_out_question_without_answers_is_told_before_training(

@@ -211,6 +211,36 @@ def test_equal_ids_of_different_sets_are_no_duplicates(photos, sources, tmp_path
     assert again.info["bad_rows"]["total"] == 1
 
 
+@pytest.mark.parametrize(
+    ("tables", "prefixes"),
+    [
+        (["x/data.csv", "y/data.csv"], ["x/data", "y/data"]),
+        (["a/x/data.csv", "b/x/data.csv"], ["a/x/data", "b/x/data"]),
+        (["data.csv", "data.tsv", "y/data.csv.gz"], ["data.csv", "data.tsv", "data.csv.gz"]),
+        (["x/data.csv", "y/other.csv"], ["data", "other"]),
+    ],
+)
+def test_rows_without_ids_of_tables_of_one_name_keep_apart(photos, tmp_path, tables, prefixes):
+    paths = [write_csv(photos / name, [f"{k}.jpg,text {k}"]) for k, name in enumerate(tables)]
+    data = prepare("csv", paths, tmp_path / "out", images=[photos])
+    assert data.info["bad_rows"]["total"] == 0
+    assert [identity for identity, *_ in records(data, "train")] == [f"{prefix}:2" for prefix in prefixes]
+
+
+def test_questions_of_tables_of_one_name_keep_apart(photos, tmp_path):
+    paths = [write_csv(photos / x / "data.csv", ["1.jpg,Who?,me"], "image,question,answer") for x in "xy"]
+    train = prepare("csv", paths, tmp_path / "out", images=[photos]).split("train")
+    assert [train.target(r)["question_id"] for r in range(2)] == ["x/data:2", "y/data:2"]
+
+
+def test_a_table_named_twice_is_found_out(photos, tmp_path, monkeypatch):
+    table = write_csv(photos / "x" / "data.csv", ["1.jpg,a"])
+    monkeypatch.chdir(photos)
+    data = prepare("csv", [table, "x/data.csv"], tmp_path / "out", images=[photos])
+    assert [identity for identity, *_ in records(data, "train")] == ["data:2"]
+    assert data.info["bad_rows"]["kinds"] == {"id '...' is repeated in split train": 1}
+
+
 def test_a_split_for_one_source_of_a_mix(photos, tmp_path):
     one, two = write_csv(photos / "one.csv", ["1.jpg,a"]), write_csv(photos / "two.csv", ["2.jpg,b"])
     data = prepare("mix", [f"csv={one}", f"csv:test={two}"], tmp_path / "out")

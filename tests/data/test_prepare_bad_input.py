@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,6 +204,62 @@ def test_giving_up_at_a_number_of_bad_rows(folder, tmp_path):
         with pytest.raises(DataError, match=rf"line {line}: .* --max-bad allows {most}"):
             prepare("csv", [path], tmp_path / "other", max_bad=most)
     assert left(tmp_path) == ["out", "own"]
+
+
+HELD_OUT = [  # a row of val or test, and why it is bad; the first two rows are line 2 and 3
+    ("b,none.jpg,a text,val", "line 4: image 'none.jpg' not found in"),
+    ("b,cut.jpg,a text,dev", "line 4: image '.*cut.jpg' is cut off"),
+    ("b,2.jpg, ,validation", "line 4: the text is empty"),
+    ("b,,a text,test-dev", "line 4: names no image"),
+    ("v,2.jpg,a text,val", "line 4: id 'v' is repeated in split val; first at"),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), HELD_OUT)
+def test_a_bad_pair_of_a_held_out_split_is_left_out_with_a_note(folder, tmp_path, row, reason):
+    path = write_csv(folder, ["t,0.jpg,x,train", "v,1.jpg,x,val", row, "u,none.jpg,x,train"])
+    data = prepare("csv", [path], tmp_path / "out")
+    assert any(re.search(reason, f"{bad['place']}: {bad['reason']}") for bad in listed(tmp_path / "out"))
+    name = "test-dev" if row.endswith("test-dev") else "val"
+    assert data.info["bad_rows"]["splits"] == {"train": 1, name: 1}
+    assert data.info["notes"] == [f"1 row was left out of split '{name}' as bad: a score is not over all of it"]
+
+
+def test_rows_that_name_no_split_may_be_bad_though_some_of_them_become_val(folder, tmp_path):
+    path = write_csv(folder, [f"{k},{k}.jpg,x," for k in range(5)] + [f"m{k},none{k}.jpg,x," for k in range(9)])
+    data = prepare("csv", [path], tmp_path / "out", val_fraction=0.5)
+    assert (data.info["bad_rows"]["total"], data.info["bad_rows"]["splits"]) == (9, {})
+    assert data.info["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "content", "reason"),
+    [
+        ("karpathy", "dataset_x.json", {"images": [{"filename": "2.jpg", "split": "val", "sentences": []}]},
+         "image 2: '2.jpg' has no sentence"),
+        ("coco", "captions_val2014.json",
+         {"images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}],
+          "annotations": [{"id": 1, "image_id": 1, "caption": "x"}]}, "image 1: '2.jpg' has no caption"),
+        ("jsonl", "val.jsonl", '{"image": "1.jpg", "text": "x"}\n{"image": "2.jpg", "text": []}\n',
+         "line 2: the list of texts is empty"),
+    ],
+)  # fmt: skip
+def test_a_held_out_image_without_caption_stops_in_every_format(folder, tmp_path, tools, format, name, content, reason):
+    if format == "karpathy":
+        good = [tools.karpathy_image(f"{k}.jpg", split, ["x"], k) for k, split in enumerate(("train", "val"))]
+        content = {"images": [*good, *content["images"]]}
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(DataError, match=f"{name}: {reason}; a score is over all of a split"):
+        prepare(format, [folder / name], tmp_path / "out")
+    assert prepare(format, [folder / name], tmp_path / "out", max_bad=1).info["bad_rows"]["splits"] == {"val": 1}
+
+
+def test_an_official_train_image_without_caption_is_left_out_and_listed(folder, tmp_path, tools):
+    images = [{"id": k, "file_name": f"{k}.jpg"} for k in (1, 2)]
+    captions = [{"id": 1, "image_id": 1, "caption": "x"}]
+    path = tools.write_json(folder / "captions_train2014.json", {"images": images, "annotations": captions})
+    prepare("coco", [path], tmp_path / "out")
+    assert listed(tmp_path / "out") == [{"file": str(path), "place": "image 1", "reason": "'2.jpg' has no caption"}]
 
 
 def test_the_old_data_stays_when_replacing_it_fails(folder, tmp_path):

@@ -178,6 +178,49 @@ def test_a_question_without_image_stops_unless_it_is_allowed(vqa, tmp_path):
     assert data.info["bad_rows"]["total"] == 2
 
 
+def test_what_was_left_out_of_a_test_split_is_told(vqa, tmp_path):
+    path = vqa / "questions" / "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+    asked = json.loads(path.read_text())
+    asked["questions"] += [{"image_id": 6, "question": "Lost?", "question_id": number} for number in (60, 61)]
+    path.write_text(json.dumps(asked))
+    data = prepare("vqa", [vqa], tmp_path / "out", max_bad=3)
+    assert data.info["bad_rows"]["splits"] == {"test-dev": 2}
+    assert data.info["notes"] == ["2 rows were left out of split 'test-dev' as bad: a score is not over all of it"]
+
+
+@pytest.mark.parametrize("name", ["test-std", "test-standard", "test1"])
+def test_the_test_questions_of_2015_are_those_of_test_standard(vqa, tmp_path, tools, name):
+    path = vqa / "questions" / "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+    data = prepare("vqa", [vqa], tmp_path / "dev")
+    with pytest.raises(DataError, match=f"no split '{name}'"):  # test-dev is no other word for it
+        data.split(name)
+    asked = {**json.loads(path.read_text()), "data_subtype": "test2015"}
+    tools.write_json(path.with_name("v2_OpenEnded_mscoco_test2015_questions.json"), asked)
+    data = prepare("vqa", [vqa], tmp_path / "out")
+    assert data.split(name).folder == data.folder / "test"
+    (path.parent / "v2_OpenEnded_mscoco_test-std2015_questions.json").write_text(json.dumps(asked))
+    data = prepare("vqa", [vqa], tmp_path / "both")
+    assert data.split(name).folder == data.folder / ("test" if name == "test1" else "test-std")
+
+
+def test_a_test_split_of_ones_own_is_not_test_standard(tmp_path, tools):
+    (tmp_path / "a.jpg").write_bytes(tools.picture())
+    (tmp_path / "test.csv").write_text("image,question\na.jpg,Who?\n")
+    with pytest.raises(DataError, match="no split 'test-std'; did you mean 'test'"):
+        prepare("csv", [tmp_path / "test.csv"], tmp_path / "out").split("test-std")
+
+
+def test_test2_of_nlvr2_is_test_standard(nlvr2, tmp_path):
+    rows = (nlvr2 / "dev.json").read_text().replace("dev-", "test2-")
+    (nlvr2 / "test2.json").write_text(rows)
+    for photo in list((nlvr2 / "dev").iterdir()):
+        shutil.copy(photo, photo.with_name(photo.name.replace("dev-", "test2-")))
+    data = prepare("nlvr2", [nlvr2], tmp_path / "out")
+    assert data.split("test2").folder == data.folder / "test-std"
+    with pytest.raises(DataError, match="no split 'test1'"):
+        data.split("test1")
+
+
 def test_a_broken_photo_stops_too(vqa, tmp_path):
     (vqa / "val2014" / "COCO_val2014_000000000004.jpg").write_text("a text file")
     with pytest.raises(DataError, match="000000000004.jpg' is not an image"):

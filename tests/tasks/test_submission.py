@@ -133,6 +133,15 @@ def test_judgements_of_another_split_or_form_are_refused(
         read_judgements(path, statements, SPLIT)
 
 
+@pytest.mark.parametrize("more", [1, 20_000])
+def test_a_quote_that_is_never_closed_is_told_with_its_line(tmp_path: Path, statements: Told, more: int) -> None:
+    """Short of the csv module's limit on a field and beyond it."""
+    path = tmp_path / "judged.csv"
+    path.write_text("test1-0-0-0,True\n" + '"test1-0-1-0,True\n' + "test1-0-2-0,True\n" * more)
+    with pytest.raises(DataError, match=r"judged\.csv: line 2: not valid CSV \("):
+        read_judgements(path, statements, SPLIT)
+
+
 def test_rankings_hold_the_ten_best_of_both_directions(tmp_path: Path) -> None:
     records = MemoryRecords(tmp_path, [["a", "b"]] * 12)
     draw = np.random.default_rng(0)

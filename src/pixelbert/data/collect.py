@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pixelbert.data.badrows import BadRows
 from pixelbert.data.records import SPLITS, BadRow, Example, Excluded, ImageRef
 from pixelbert.data.shards import ImageFinder, ImageNotFound
-from pixelbert.data.sources import SourceItem
+from pixelbert.data.sources import TABLES, SourceItem
 from pixelbert.data.spool import Spool
 
 AUTO = len(SPLITS)  # the split code of a row whose file names no split
@@ -61,7 +61,7 @@ class Collector:
                     file, _, place = row.where.rpartition(": ")
                     self.bad.add(BadRow(file, place, str(rejected)), code)
             elif isinstance(row, BadRow):
-                self.bad.add(row)
+                self.bad.add(row, SPLITS.index(row.split) if row.split else -1)
             else:
                 counts = self.excluded.setdefault(row.reason, [0, 0])
                 counts[0] += 1
@@ -158,6 +158,6 @@ def _scope(item: SourceItem, row: Example) -> str:
     """Within what a record's id must be unique."""
     if row.source in _ONE_ID_SPACE:
         return row.source
-    if item.name in ("csv", "jsonl"):
+    if item.name in TABLES:
         return "own"
     return f"{item.origin}/{row.source}"

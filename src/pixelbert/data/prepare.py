@@ -13,14 +13,14 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pixelbert.data.badrows import BadRows
+from pixelbert.data.badrows import BadRows, as_listed
 from pixelbert.data.checks import CHECKS, check_all
 from pixelbert.data.collect import AUTO, Collector
 from pixelbert.data.files import is_url
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 MARKER = "prepared.json"
 _TRAIN, _VAL = SPLITS.index("train"), SPLITS.index("val")
+_HELD_OUT = (_VAL, *map(SPLITS.index, TEST_SPLITS))
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def prepare(
     check_images:  "header" looks at type, size and end of each image, "full" decodes it, "none" only finds it.
     val_fraction:  the share of images that become val where no split is named, drawn by a hash of the image's id.
     overwrite:     replace prepared data that already lies at `out`.
-    max_bad:       give up when more rows than this are bad. Default: of pairs any number is left out and listed; of
-                   questions and statements none, because their scores are over all of a split.
+    max_bad:       give up when more rows than this are bad. Default: of pairs any number is left out and listed, but
+                   no image of val and test for having no caption; of questions and statements none, because their
+                   scores are over all of a split.
     columns:       for csv and jsonl: our name -> the file's name, of the names in `formats.columns.COLUMNS`.
     image_data:    for visual_genome: image_data.json.
     image_map:     for vqa and nlvr2: JSON files from what the annotations call an image to its file name.
@@ -215,7 +217,7 @@ def _fill(folder: Path, job: _Job) -> dict[str, Any]:
         split_of = _splits(spool, rows, job.val_fraction, notes)
         good = _good_rows(spool, rows, bad, usable, split_of)
         _check_complete(job, rows, bad)
-        notes += _leaks(good, spool, rows)
+        notes += [*_incomplete(bad), *_leaks(good, spool, rows)]
         written = {SPLITS[code]: _write(folder, SPLITS[code], spool, good[code], rows, job) for code in good}
     (folder / "spool.arrow").unlink()
     if job.shards:
@@ -224,13 +226,33 @@ def _fill(folder: Path, job: _Job) -> dict[str, Any]:
 
 
 def _check_complete(job: _Job, rows: Collector, bad: BadRows) -> None:
-    """Questions and statements are scored over all of a split, so none is left out unless the user allows it."""
-    if bad.total and rows.task != "pairs" and job.max_bad is None and not job.survey:
-        first, more = bad.first[0], f", one of {bad.total:,} bad rows" if bad.total > 1 else ""
-        raise DataError(
-            f"{first.file}: {first.place}: {first.reason}{more}; a score is over all of a split, so nothing was"
-            f" written (--max-bad {bad.total} leaves such rows out)"
-        )
+    """A score is over all of a split, so no row of it is left out unless the user allows it.
+
+    Of pairs rows may be missing, which a note tells; an image of val or test that has no caption is a mistake.
+    """
+    if not bad.total or job.max_bad is not None or job.survey:
+        return
+    first, count, of = bad.first[0], bad.total, ""
+    if rows.task == "pairs":
+        code = next((code for code in _HELD_OUT if code in bad.captionless), None)
+        if code is None:
+            return
+        first, count, of = bad.captionless[code][0], len(bad.captionless[code]), f" of {SPLITS[code]}"
+    more = f", one of {count:,} bad rows{of}" if count > 1 else ""
+    raise DataError(
+        f"{first.file}: {first.place}: {first.reason}{more}; a score is over all of a split, so nothing was"
+        f" written (--max-bad {bad.total} leaves such rows out)"
+    )
+
+
+def _incomplete(bad: BadRows) -> list[str]:
+    """A note for every held-out split that lacks rows."""
+    notes = []
+    for code in _HELD_OUT:
+        if count := bad.of_split[code]:
+            rows = "1 row was" if count == 1 else f"{count:,} rows were"
+            notes.append(f"{rows} left out of split '{SPLITS[code]}' as bad: a score is not over all of it")
+    return notes
 
 
 def _write_info(folder: Path, info: Mapping[str, Any]) -> None:
@@ -252,7 +274,7 @@ def _read_all(job: _Job, rows: Collector, unpacker: Unpacker) -> list[str]:
             exclude = job.lists.visual_genome if item.name == "visual_genome" else job.lists.given
             file = Path(unpacker.plain(str(item.file))) if item.name == "webdataset" else item.file
             reader = item.format.read(
-                file, **job.reader, split=item.split, exclude=exclude, notes=notes, label=item.file,
+                file, **job.reader, split=item.split, exclude=exclude, notes=notes, label=item.file, name=item.title,
                 annotations=item.beside, on_read=progress.advance,
             )  # fmt: skip
             finder = ImageFinder(job.images, item.guessed, unpacker=unpacker, cache=cache)
@@ -322,7 +344,7 @@ def _good_rows(
         for later, first in repeated:
             file, place = spool.where(first)
             identity = spool.value("id", later)
-            bad.add(spool.bad(later, f"id '{identity}' is repeated in split {name}; first at {file}: {place}"))
+            bad.add(spool.bad(later, f"id '{identity}' is repeated in split {name}; first at {file}: {place}"), code)
         chosen = np.setdiff1d(chosen, [later for later, _ in repeated], assume_unique=True)
         if len(chosen):
             out[code] = chosen
@@ -406,8 +428,9 @@ def _describe(
         "images_missing": rows.missing,
         "bad_rows": {
             "total": bad.total,
+            "splits": {name: bad.of_split[code] for code, name in enumerate(SPLITS) if bad.of_split[code]},
             "kinds": dict(bad.kinds.most_common(20)),
-            "first": [asdict(row) for row in bad.first],
+            "first": [as_listed(row) for row in bad.first],
         },
         "excluded": {reason: {"images": i, "rows": r} for reason, (i, r) in rows.excluded.items()},
         "notes": list(notes),

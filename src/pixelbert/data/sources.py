@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +11,11 @@ from typing import Any
 
 from pixelbert.data.files import is_url
 from pixelbert.data.formats import FORMATS, Format
+from pixelbert.data.formats.columns import stem
 from pixelbert.data.formats.common import RowError, canonical_split
 from pixelbert.errors import DataError, UsageError, nearest
+
+TABLES = ("csv", "jsonl")  # the formats of one's own tables
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class SourceItem:
     guessed: folders in which its images may lie when the user names none.
     beside:  the annotation file that goes with a question file.
     task:    what its rows are for.
+    title:   of a table: what rows without an id are called by.
     """
 
     name: str
@@ -31,6 +37,7 @@ class SourceItem:
     origin: int
     beside: Path | str | None = None
     task: str = ""
+    title: str = ""
 
 
 def parse_sources(
@@ -57,7 +64,7 @@ def parse_sources(
         if name not in FORMATS:
             raise UsageError(f"unknown format '{name}'; {nearest(name, [*FORMATS, 'mix'])}")
         items += _items(name, path, own_split, origin)
-    items = [replace(item, task=_task(item, reader or {})) for item in _pair(items)]
+    items = [replace(item, task=_task(item, reader or {})) for item in _titled(_pair(items))]
     for item in items:
         if item.task != items[0].task:
             raise DataError(
@@ -83,6 +90,35 @@ def _with(item: SourceItem, second: Path | str | None, own: Mapping[str, SourceI
     other = own.get(str(second), item)
     guessed = (*item.guessed, *(folder for folder in other.guessed if folder not in item.guessed))
     return replace(item, beside=second, split=item.split or other.split, guessed=guessed)
+
+
+def _titled(items: list[SourceItem]) -> list[SourceItem]:
+    titles = table_titles([item.file for item in items if item.name in TABLES])
+    return [replace(item, title=titles[str(item.file)]) if item.name in TABLES else item for item in items]
+
+
+def table_titles(files: Sequence[Path | str]) -> dict[str, str]:
+    """What each table is called: its file's name without the ending, or as much of the path as tells two files apart.
+
+    A file that is named twice is one: what its rows are called by tells that they were read before.
+    """
+    real = {str(file): str(file) if is_url(file) else os.path.realpath(file) for file in files}
+    names = {real[file]: _names(file) for file in real}
+    titles: dict[str, str] = {}
+    level = 0
+    while len(titles) < len(names):
+        told = {file: own[min(level, len(own) - 1)] for file, own in names.items()}
+        times = Counter(told.values())
+        titles |= {file: title for file, title in told.items() if file not in titles and times[title] == 1}
+        level += 1
+    return {file: titles[real[file]] for file in real}
+
+
+def _names(file: str) -> list[str]:
+    """data, data.csv, x/data, x/data.csv, ...: what a file may be called, the shortest first."""
+    *folders, name = (file if is_url(file) else os.path.abspath(file)).strip("/").split("/")
+    above = ["".join(f"{folder}/" for folder in folders[depth:]) for depth in range(len(folders), -1, -1)]
+    return [folder + end for folder in above for end in (stem(name), name)]
 
 
 def _task(item: SourceItem, reader: Mapping[str, Any]) -> str:

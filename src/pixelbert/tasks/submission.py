@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,7 @@ def write_judgements(records: Records, judged: Sequence[bool]) -> str:
 def read_judgements(path: Path, records: Records, split: str, in_order: bool = False) -> dict[int, bool]:
     """record -> judgement, from NLVR2's file. Raises DataError as `read_answers`."""
     entries = []
-    for number, row in enumerate(csv.reader(io.StringIO(_text(path))), 1):
-        if not row:
-            continue
+    for number, row in _csv_rows(path):
         place = f"line {number}"
         if len(row) != 2:
             raise DataError(f"{path}: {place}: has {len(row)} fields, expected identifier,prediction")
@@ -190,6 +188,21 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, fields) of every row that is not blank."""
+    rows = csv.reader(io.StringIO(_text(path)), strict=True)
+    while True:
+        line = rows.line_num + 1  # where the next row begins
+        try:
+            row = next(rows, None)
+        except csv.Error as error:  # a quote that is never closed swallows the rest of the file
+            raise DataError(f"{path}: line {line}: not valid CSV ({error})") from error
+        if row is None:
+            return
+        if row:
+            yield line, row
 
 
 def _json(path: Path) -> Any:

@@ -56,11 +56,21 @@ def test_rows_that_cannot_be_used(tmp_path, tools):
     captions = [*CAPTIONS, {"id": 4, "image_id": 77, "caption": "x"}, "text"]
     path = tools.write_json(tmp_path / "captions_train2014.json", {"images": images, "annotations": captions})
     assert [r for r in coco.read(path) if isinstance(r, BadRow)] == [
-        BadRow(str(path), "image 2", "has no 'id' or no 'file_name'"),
-        BadRow(str(path), "image 3", "id '9' is repeated with another file_name"),
-        BadRow(str(path), "annotation 3", "image_id '77' is not in the file's list of images"),
-        BadRow(str(path), "annotation 4", "an object was expected, found str"),
+        BadRow(str(path), "image 2", "has no 'id' or no 'file_name'", "train"),
+        BadRow(str(path), "image 3", "id '9' is repeated with another file_name", "train"),
+        BadRow(str(path), "annotation 3", "image_id '77' is not in the file's list of images", "train"),
+        BadRow(str(path), "annotation 4", "an object was expected, found str", "train"),
     ]
+
+
+def test_an_image_without_caption_is_a_bad_row(tmp_path, tools):
+    images = [{"id": 7, "file_name": "seven.jpg"}, *IMAGES, {"id": 8, "file_name": "out.jpg"}]
+    captions = [*CAPTIONS[:1], {"id": 2, "image_id": 25, "caption": " "}]  # an empty one is told by its own place
+    path = tools.write_json(tmp_path / "captions_train2014.json", {"images": images, "annotations": captions})
+    rows = list(coco.read(path, exclude=Exclusions(coco_ids={"8": "why"})))
+    assert [r.id for r in rows if isinstance(r, Example)] == ["1", "2"]
+    assert rows[2:] == [BadRow(str(path), "image 0", "'seven.jpg' has no caption", "train")]
+    assert [r.split for r in coco.read(path, split="val") if isinstance(r, BadRow)] == ["val", "val"]
 
 
 @pytest.mark.parametrize(

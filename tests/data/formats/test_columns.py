@@ -88,6 +88,36 @@ def test_jsonl_names_the_missing_column_too(tmp_path):
     assert list(tabular.read_jsonl(path))[1] == BadRow(str(path), "line 2", "no column 'question'; found: image")
 
 
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ("image question", "no column 'answer' or 'answers'; found: image, question, split; a question"),
+        ("left right text", "no column 'label'; found: left, right, text, split; a statement"),
+    ],
+)
+def test_a_column_that_no_row_has_is_named_where_a_split_needs_it(tmp_path, columns, reason):
+    names = [*columns.split(), "split"]
+    rows = [[*"abc"[: len(names) - 1], split] for split in ("test", "dev", "train")]
+    table = csv_file(tmp_path / "mine.csv", ",".join(names), *map(",".join, rows))
+    lines = jsonl_file(tmp_path / "mine.jsonl", *(dict(zip(names, row, strict=True)) for row in rows))
+    with pytest.raises(DataError, match=f"mine.csv: line 3: {reason} of split 'val' needs one$"):
+        list(tabular.read_csv(table))
+    with pytest.raises(DataError, match=f"mine.jsonl: line 2: {reason} of split 'val' needs one$"):
+        list(tabular.read_jsonl(lines))
+    jsonl_file(lines, *({"label": "yes", "answer": "yes", **dict(zip(names, row, strict=True))} for row in rows[:1]),
+               dict(zip(names, rows[1], strict=True)))  # fmt: skip
+    assert [row.reason[:7] for row in list(tabular.read_jsonl(lines))[1:]] == ["has no "]  # one row alone lacks it
+    csv_file(table, ",".join(names), ",".join(rows[0]))
+    assert len(targets(tabular.read_csv(table))) == 1
+
+
+def test_a_row_that_names_no_split_is_for_training_and_needs_the_column(tmp_path):
+    path = csv_file(tmp_path / "mine.csv", "image,q,split", "a.jpg,Who?,")
+    reason = "line 2: no column 'answer' or 'answers'; found: image, q, split; a question of split 'train' needs one"
+    with pytest.raises(DataError, match=reason):
+        list(tabular.read_csv(path, columns={"question": "q"}))
+
+
 def test_a_question_with_its_answers(tmp_path):
     rows = [
         "question_id,image,question,answers,answer_type,question_type",
@@ -153,7 +183,7 @@ def test_rows_of_a_test_split_need_no_answer_and_no_label(tmp_path):
     path = csv_file(tmp_path / "mine.csv", "image,question,answer,split", "a.jpg,Who?,,test", "a.jpg,Who?,,val")
     rows = list(tabular.read_csv(path))
     assert rows[0].target == {"question_id": "mine:2", "image_id": "a.jpg"}
-    assert rows[1] == BadRow(str(path), "line 3", "has no answer")
+    assert rows[1] == BadRow(str(path), "line 3", "has no answer", "val")
     path = csv_file(tmp_path / "test.csv", "left,right,text", "a.jpg,b.jpg,Same.")
     assert targets(tabular.read_csv(path)) == [{"identifier": "test:2"}]
     with pytest.raises(DataError, match="line 1: no column 'label'; found: left, right, text"):

@@ -107,7 +107,7 @@ def test_a_map_gives_the_pictures_other_names(tmp_path):
     beside.write_text('{"dev-1-0-img0.png": "a.jpg", "dev-1-0-img1.png": "b.jpg", "dev-1-1-img0.png": "a.jpg"}')
     good, bad = nlvr.read_nlvr2(path)
     assert (good.image, good.image2, good.image_id, good.source) == ("a.jpg", "b.jpg", "a.jpg", tmp_path.name)
-    assert bad == BadRow(str(path), "line 2, dev-1-1-0", f"right image 'dev-1-1-img1.png' is not in {beside}")
+    assert bad == BadRow(str(path), "line 2, dev-1-1-0", f"right image 'dev-1-1-img1.png' is not in {beside}", "val")
 
 
 def test_nlvr_of_one_picture(tmp_path):

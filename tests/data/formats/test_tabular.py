@@ -1,5 +1,6 @@
 """The user's own CSV and JSONL."""
 
+import csv
 import gzip
 
 import pytest
@@ -69,6 +70,20 @@ def test_the_delimiter_can_be_said(tmp_path):
 def test_a_csv_that_cannot_be_read(tmp_path, text, reason):
     with pytest.raises(DataError, match=reason):
         list(tabular.read_csv(write(tmp_path / "mine.csv", text)))
+
+
+def test_a_header_that_is_no_csv(tmp_path):
+    path = write(tmp_path / "mine.csv", "image,text," + "x" * (1 << 24) + "y\na.jpg,one,\n")
+    for read in (tabular.task_of_csv, lambda path: list(tabular.read_csv(path))):
+        with pytest.raises(DataError, match=r"mine\.csv: line 1: not valid CSV"):
+            read(path)
+
+
+def test_a_long_column_of_another_name_is_no_matter(tmp_path):
+    path = write(tmp_path / "mine.csv", "image,text," + "x" * 200_000 + "\na.jpg,one,\n")
+    csv.field_size_limit(1 << 17)  # Python's own, which another reader may have left
+    assert tabular.task_of_csv(path) == "pairs"
+    assert pairs(tabular.read_csv(path)) == [("a.jpg", "one")]
 
 
 def test_csv_rows_that_cannot_be_used(tmp_path):

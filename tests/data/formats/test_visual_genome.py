@@ -102,6 +102,13 @@ def test_rows_that_cannot_be_used(tmp_path, tools):
     ]
 
 
+def test_an_image_without_region_is_a_bad_row(folder, lists, tools):
+    path = tools.write_json(folder / "region_descriptions.json", [regions(i, []) for i in (1, 2, 77)])
+    told = [("image 0", "'VG_100K_2/1.jpg' has no region"), ("image 2", "image '77' has no region")]
+    rows = list(visual_genome.read(path, exclude=load_exclusions(lists), split="val"))
+    assert rows == [BadRow(str(path), place, reason, "val") for place, reason in told]  # photo 2 stays out anyway
+
+
 def test_other_files_are_refused(folder, tools):
     tools.write_json(folder / "region_descriptions.json", {"images": []})
     with pytest.raises(DataError, match="is no list of images"):

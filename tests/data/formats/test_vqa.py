@@ -89,7 +89,7 @@ def test_other_sets_name_their_images_by_the_number_or_by_a_map(tmp_path):
     (tmp_path / "image_ids.json").write_text('{"7": "a/b.jpg"}')
     good, bad = vqa.read(asked, annotations=answered)
     assert (good.image, good.image_id, good.image_number) == ("a/b.jpg", "7", None)
-    assert bad == BadRow(str(asked), "question_id 2", f"image_id 8 is not in {tmp_path / 'image_ids.json'}")
+    assert bad == BadRow(str(asked), "question_id 2", f"image_id 8 is not in {tmp_path / 'image_ids.json'}", "val")
     other = tmp_path / "other.json"
     other.write_text('{"7": "c.jpg", "8": "d.jpg"}')
     assert [r.image for r in vqa.read(asked, annotations=answered, image_map=[other])] == ["c.jpg", "d.jpg"]

@@ -14,9 +14,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixelbert.data.formats.common import RowError, as_id, canonical_split
+from pixelbert.data.formats.common import RowError, as_id, canonical_split, known_split
 from pixelbert.data.formats.labels import Labels
 from pixelbert.data.records import TEST_SPLITS, BadRow, Example
+from pixelbert.errors import DataError
 
 COLUMNS = (
     "image", "left", "right", "text", "question", "answer", "answers", "label", "id", "question_id", "answer_type",
@@ -51,19 +52,25 @@ def missing_column(have: Collection[str], split: str, task: str = "") -> tuple[s
     for name in _REQUIRED[task]:
         if name not in have:
             return (name,)
+    return () if split in TEST_SPLITS or "split" in have else missing_labels(have, task)
+
+
+def missing_labels(have: Collection[str], task: str) -> tuple[str, ...]:
+    """The columns of which one would hold the task's answers or labels, when none of them is there."""
     labels: tuple[str, ...] = _LABELS[task]
-    if not labels or split in TEST_SPLITS or "split" in have or any(name in have for name in labels):
-        return ()
-    return labels
+    return () if any(name in have for name in labels) else labels
 
 
 class OwnRows:
-    """Turns the rows of one table into examples."""
+    """Turns the rows of one table into examples.
 
-    def __init__(self, source: Path | str, task: str, split: str) -> None:
-        self.source, self.task, self.split = source, task, split
-        name = str(source).rpartition("/")[2]
-        self.dataset = name.removesuffix(".gz").rpartition(".")[0] or name
+    title: what rows without an id are called by; the file's name without its ending when "". lacking: what to tell of a
+    table that has no column with answers or labels, "" of one that has.
+    """
+
+    def __init__(self, source: Path | str, task: str, split: str, title: str = "", lacking: str = "") -> None:
+        self.source, self.task, self.split, self.lacking = source, task, split, lacking
+        self.title = title or stem(source)
         self.labels = Labels(source)
 
     def missing(self, have: Collection[str]) -> tuple[str, ...]:
@@ -75,13 +82,17 @@ class OwnRows:
         try:
             yield from self._examples(place, values)
         except RowError as error:
-            yield BadRow(str(self.source), place, str(error))
+            yield BadRow(str(self.source), place, str(error), self.split_of(values))
+
+    def split_of(self, values: Mapping[str, Any]) -> str:
+        """The split of a row that is bad anyway, "" when what it names is none."""
+        return self.split if _blank(values.get("split")) else known_split(values["split"])
 
     def _examples(self, place: str, values: Mapping[str, Any]) -> list[Example]:
         image, image2 = self._images(values)
         split = self.split if _blank(values.get("split")) else canonical_split(values["split"])
         number = values.get("question_id") if self.task == "vqa" else None
-        identity = as_id(values.get("id")) or as_id(number) or f"{self.dataset}:{place.removeprefix('line ')}"
+        identity = as_id(values.get("id")) or as_id(number) or f"{self.title}:{place.removeprefix('line ')}"
         texts: Any = values["question" if self.task == "vqa" else "text"]
         if self.task != "pairs" or not isinstance(texts, list):
             texts = [texts]
@@ -91,7 +102,7 @@ class OwnRows:
         names = [identity] if len(texts) == 1 else [f"{identity}#{k}" for k in range(len(texts))]
         where = f"{self.source}: {place}"
         return [
-            Example(name, split, image, image, text, where, image2, target, self.dataset)
+            Example(name, split, image, image, text, where, image2, target, self.title)
             for name, text in zip(names, texts, strict=True)
         ]
 
@@ -110,26 +121,43 @@ class OwnRows:
         if self.task == "vqa":
             types = {name: str(values[name]).strip() for name in ("question_type", "answer_type")
                      if not _blank(values.get(name))}  # fmt: skip
-            return {"question_id": _number_or_text(identity), "image_id": image, **types, **_answers(values, split)}
+            answers = _answers(values)
+            if not answers:
+                self._check_unlabelled(place, split, "answer")
+            return {"question_id": _number_or_text(identity), "image_id": image, **types, **answers}
         target: dict[str, Any] = {"identifier": identity}
         if not _blank(values.get("label")):
             target["label"] = self.labels.truth(values["label"], place)
-        elif split not in TEST_SPLITS:
-            raise RowError("has no label")
+        else:
+            self._check_unlabelled(place, split, "label")
         return target
 
+    def _check_unlabelled(self, place: str, split: str, what: str) -> None:
+        """Rows of test splits need no label. Of another without one, it is the table's fault when no row has any."""
+        if split in TEST_SPLITS:
+            return
+        if self.lacking:
+            record = "question" if self.task == "vqa" else "statement"
+            needs = f"a {record} of split '{split or 'train'}' needs one"
+            raise DataError(f"{self.source}: {place}: {self.lacking}; {needs}")
+        raise RowError(f"has no {what}")
 
-def _answers(values: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """The answers as VQA's annotation files have them; {} for a question of a test split without any."""
+
+def stem(source: Path | str) -> str:
+    """The file's name without its ending."""
+    name = str(source).rpartition("/")[2]
+    return name.removesuffix(".gz").rpartition(".")[0] or name
+
+
+def _answers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The answers as VQA's annotation files have them, {} when there are none."""
     given = values.get("answers")
     answers = [_answer(given) for given in _split_answers(given)] if not _blank(given) else []
     one = None if _blank(values.get("answer")) else _answer(values["answer"])
     if one is not None and not answers:
         answers = [one]
     if not answers:
-        if split in TEST_SPLITS:
-            return {}
-        raise RowError("has no answer")
+        return {}
     return {
         "multiple_choice_answer": one or Counter(answers).most_common(1)[0][0],  # of equal counts the first given
         "answers": [{"answer": answer, "answer_id": number} for number, answer in enumerate(answers, 1)],

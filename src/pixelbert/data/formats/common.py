@@ -150,6 +150,14 @@ def canonical_split(name: object) -> str:
     return lower
 
 
+def known_split(name: object) -> str:
+    """As `canonical_split`, "" for an unknown one: of a row that is bad anyway."""
+    try:
+        return canonical_split(name)
+    except RowError:
+        return ""
+
+
 def split_of_name(file: Path | str) -> str:
     """The split a file name speaks of ("captions_val2014.json" -> "val"), "" when it speaks of none."""
     name = Path(str(file)).name.lower()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelbert.data.files import OnRead
-from pixelbert.data.formats.common import RowError, as_id, canonical_split, find_annotations, json_items
+from pixelbert.data.formats.common import RowError, as_id, canonical_split, find_annotations, json_items, known_split
 from pixelbert.data.formats.exclusion import Exclusions, coco_flickr_ids, flickr_set
 from pixelbert.data.records import BadRow, Example, Excluded
 from pixelbert.errors import DataError, UsageError
@@ -52,7 +52,7 @@ def read(
         try:
             examples = _examples(image, path, place, merge_restval)
         except RowError as error:
-            yield BadRow(str(path), place, str(error))
+            yield BadRow(str(path), place, str(error), _split(image, merge_restval))
             continue
         unmatched += bool(
             exclude and exclude.flickr_ids and "cocoid" in image and as_id(image["cocoid"]) not in flickr_of
@@ -85,9 +85,8 @@ def _examples(image: Any, path: Path, place: str, merge_restval: bool) -> list[E
         raise RowError(f"'{filename}' has no list of 'sentences'")
     if not sentences:
         raise RowError(f"'{filename}' has no sentence")
-    split = canonical_split(image.get("split"))
-    if merge_restval and split == "restval":
-        split = "train"
+    canonical_split(image.get("split"))  # an unknown one is the row's fault
+    split = _split(image, merge_restval)
     folder = image.get("filepath") or ""
     name = f"{folder}/{filename}" if folder else filename
     image_id = as_id(image.get("cocoid")) or filename
@@ -96,7 +95,7 @@ def _examples(image: Any, path: Path, place: str, merge_restval: bool) -> list[E
     for k, sentence in enumerate(sentences):
         where = f"{place}, sentence {k}"
         if not isinstance(sentence, dict):
-            examples.append(BadRow(str(path), where, "the sentence is no object"))
+            examples.append(BadRow(str(path), where, "the sentence is no object", split))
             continue
         text: Any = sentence.get("raw")
         if text is None and isinstance(sentence.get("tokens"), list):
@@ -104,6 +103,12 @@ def _examples(image: Any, path: Path, place: str, merge_restval: bool) -> list[E
         identity = as_id(sentence.get("sentid")) or f"{filename}#{k}"
         examples.append(Example(identity, split, name, image_id, text, f"{path}: {where}", source=dataset))
     return examples
+
+
+def _split(image: Any, merge_restval: bool) -> str:
+    """The entry's split, "" when it names none that is known."""
+    split = known_split(image.get("split")) if isinstance(image, dict) else ""
+    return "train" if merge_restval and split == "restval" else split
 
 
 def _dataset_of(path: Path) -> str:

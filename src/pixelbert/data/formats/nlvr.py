@@ -68,16 +68,16 @@ def read_nlvr2(
             hint = "; is it NLVR v1? That is the format nlvr" if _NLVR_ID.fullmatch(identifier) else ""
             raise DataError(f"{source}: {place}: identifier '{identifier}' is not split-set-pair-sentence{hint}")
         part, pair_set, pair = match.groups()
+        own_split = split or SPLIT_NAMES.get(part, "") or _split(source)
         names = [f"{part}-{pair_set}-{pair}-img{side}.png" for side in (0, 1)]
         files = [images.get(name) if images else name for name in names]
         if images and None in files:
             side = files.index(None)
             reason = f"{('left', 'right')[side]} image '{names[side]}' is not in {images.files}"
-            yield BadRow(str(source), f"{place}, {identifier}", reason)
+            yield BadRow(str(source), f"{place}, {identifier}", reason, own_split)
             continue
         left, right = (str(file) for file in files)
         text: Any = row.get("sentence")
-        own_split = split or SPLIT_NAMES.get(part, "") or _split(source)
         target = {"identifier": identifier, "set": pair_set, **label}
         yield Example(identifier, own_split, left, left, text, f"{source}: {place}, {identifier}",
                       image2=right, target=target, source=dataset)  # fmt: skip

@@ -10,13 +10,13 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pixelbert.data.files import OnRead
-from pixelbert.data.formats.columns import COLUMNS, OwnRows, missing_column, task_of
+from pixelbert.data.formats.columns import COLUMNS, OwnRows, missing_column, missing_labels, task_of
 from pixelbert.data.formats.common import find_annotations, is_cut_off, not_json, split_of_name, text_lines
 from pixelbert.data.records import BadRow, Example
 from pixelbert.errors import DataError, UsageError, nearest
@@ -46,12 +46,13 @@ def task_of_csv(
 ) -> str:
     """What the first row's columns are for. Raises DataError as `read_csv`."""
     names = _names(columns)
-    return task_of(_header(source, text_lines(source), names, delimiter, split or _split_of(source))[1])
+    header = _header(source, text_lines(source), names, delimiter, split or _split_of(source))[0]
+    return task_of(_ours(header, names))
 
 
 def task_of_jsonl(source: Path, *, columns: Mapping[str, str] | None = None, **_: Any) -> str:
     """What the fields of the first objects are for; pairs when there is none, for the reader to say what is wrong."""
-    return _task_of_objects(source, _names(columns))
+    return task_of(_ours(_fields_of_objects(source), _names(columns)))
 
 
 def read_csv(
@@ -60,20 +61,23 @@ def read_csv(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     delimiter: str | None = None,
+    name: str = "",
     on_read: OnRead | None = None,
     **_: Any,
 ) -> Iterator[Example | BadRow]:
-    """One example a row. The first row names the columns; the delimiter is told from it unless given.
+    """One example a row. The first row names the columns; the delimiter is told from it unless given. Rows without an
+    id are called by `name`, else the file's, and their line.
 
     Raises DataError naming the line when a column is missing, the text is not UTF-8, a quote is never closed, or a
     label is none or spelled in several ways.
     """
     names = _names(columns)
-    csv.field_size_limit(_MAX_FIELD)
     split = split or _split_of(source)
     lines = text_lines(source, on_read)
-    width, place, separator = _header(source, lines, names, delimiter, split)
-    own = OwnRows(source, task_of(place), split)
+    header, separator = _header(source, lines, names, delimiter, split)
+    place = _ours(header, names)
+    task = task_of(place)
+    own = OwnRows(source, task, split, name, _lacking(task, header, names))
     rows = csv.reader(lines, delimiter=separator, strict=True)
     any_row = False
     while True:
@@ -83,7 +87,7 @@ def read_csv(
         except csv.Error as error:
             if "expected after" not in str(error):  # a quote that is never closed swallows the rest of the file
                 raise DataError(f"{source}: line {line}: not valid CSV ({error})") from error
-            yield BadRow(str(source), f"line {line}", f"not valid CSV ({error})")
+            yield BadRow(str(source), f"line {line}", f"not valid CSV ({error})", split)
             any_row = True
             continue
         if row is None:
@@ -91,10 +95,10 @@ def read_csv(
         if not row:
             continue
         any_row = True
-        if len(row) != width:
-            yield BadRow(str(source), f"line {line}", f"has {len(row)} fields, expected {width}")
+        if len(row) != len(header):
+            yield BadRow(str(source), f"line {line}", f"has {len(row)} fields, expected {len(header)}", split)
             continue
-        yield from own.examples(f"line {line}", {name: row[column] for name, column in place.items()})
+        yield from own.examples(f"line {line}", {ours: row[column] for ours, column in place.items()})
     if not any_row:
         raise DataError(f"{source}: has a header and no row")
     own.labels.check()
@@ -105,17 +109,21 @@ def read_jsonl(
     *,
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
+    name: str = "",
     on_read: OnRead | None = None,
     **_: Any,
 ) -> Iterator[Example | BadRow]:
-    """One example a line (of pairs: a text). A line that is no object, or lacks a column, is a bad row.
+    """One example a line (of pairs: a text). A line that is no object, or lacks a column, is a bad row. Ids as in
+    `read_csv`.
 
     Raises DataError naming the line when the text is not UTF-8, the last line is cut off, the first lacks a column,
     or a label is none or spelled in several ways.
     """
     names = _names(columns)
     split = split or _split_of(source)
-    own = OwnRows(source, _task_of_objects(source, names), split)
+    fields = _fields_of_objects(source)
+    task = task_of(_ours(fields, names))
+    own = OwnRows(source, task, split, name, _lacking(task, fields, names))
     number = 0
     for number, line in enumerate(text_lines(source, on_read), 1):
         if not line.strip():
@@ -125,18 +133,19 @@ def read_jsonl(
         except ValueError as error:
             if is_cut_off(line):
                 raise DataError(f"{source}: line {number}: {not_json(line, error)}") from error
-            yield BadRow(str(source), f"line {number}", not_json(line, error))
+            yield BadRow(str(source), f"line {number}", not_json(line, error), split)
             continue
         if not isinstance(row, dict):
-            yield BadRow(str(source), f"line {number}", f"an object was expected, found {type(row).__name__}")
+            reason = f"an object was expected, found {type(row).__name__}"
+            yield BadRow(str(source), f"line {number}", reason, split)
             continue
-        values = {name: row[names[name]] for name in COLUMNS if names[name] in row}
+        values = {ours: row[theirs] for ours, theirs in names.items() if theirs in row}
         missing = own.missing(values)
         if missing:
-            reason = f"no column {_told(missing, names)}; found: {', '.join(row) or 'nothing'}"
+            reason = _no_column(missing, row, names)
             if number == 1:
                 raise DataError(f"{source}: line 1: {reason}")
-            yield BadRow(str(source), f"line {number}", reason)
+            yield BadRow(str(source), f"line {number}", reason, own.split_of(values))
             continue
         yield from own.examples(f"line {number}", values)
     if number == 0:
@@ -144,14 +153,14 @@ def read_jsonl(
     own.labels.check()
 
 
-def _task_of_objects(source: Path, names: Mapping[str, str]) -> str:
-    """The task by the fields of the first hundred lines together, so that one which lacks a label hides nothing."""
-    fields: set[str] = set()
+def _fields_of_objects(source: Path) -> list[str]:
+    """The fields of the first hundred lines together, so that one which lacks a label hides nothing."""
+    fields: dict[str, None] = {}
     for line in itertools.islice(text_lines(source), _LINES_TO_TELL_TASK):
         with suppress(ValueError):
             row = json.loads(line)
-            fields.update(row if isinstance(row, dict) else ())
-    return task_of([name for name in COLUMNS if names[name] in fields])
+            fields.update(dict.fromkeys(row if isinstance(row, dict) else ()))
+    return list(fields)
 
 
 def _split_of(source: Path) -> str:
@@ -169,34 +178,51 @@ def _names(columns: Mapping[str, str] | None) -> dict[str, str]:
     return {name: (columns or {}).get(name, name) for name in COLUMNS}
 
 
+def _ours(columns: Sequence[str], names: Mapping[str, str]) -> dict[str, int]:
+    """Where each of our columns stands."""
+    return {ours: columns.index(theirs) for ours, theirs in names.items() if theirs in columns}
+
+
 def _header(
     source: Path, lines: Iterator[str], names: Mapping[str, str], delimiter: str | None, split: str
-) -> tuple[int, dict[str, int], str]:
-    """The number of columns, where each of ours stands, and the delimiter; takes the first of `lines`."""
+) -> tuple[list[str], str]:
+    """The names of the columns, and the delimiter; takes the first of `lines`."""
+    csv.field_size_limit(_MAX_FIELD)
     first = next(lines, None)
     if first is None:
         raise DataError(f"{source}: the file is empty")
     if "\r" in first.rstrip("\r\n"):
         raise DataError(f"{source}: line 1: lines end with a bare carriage return; save the file with \\n line ends")
     separator = _separator(source, first, names, delimiter, split)
-    header = _fields(first, separator)
-    place = {name: header.index(names[name]) for name in COLUMNS if names[name] in header}
+    header = _fields(source, first, separator)
+    place = _ours(header, names)
     renamed = [name for name in COLUMNS if names[name] != name and name not in place]
     missing = (renamed[0],) if renamed else missing_column(place, split)
     if missing:
-        raise DataError(f"{source}: line 1: no column {_told(missing, names)}; found: {', '.join(header)}")
+        raise DataError(f"{source}: line 1: {_no_column(missing, header, names)}")
     for name in place:
         if header.count(names[name]) > 1:
             raise DataError(f"{source}: line 1: two columns are called '{names[name]}'")
-    return len(header), place, separator
+    return header, separator
 
 
-def _fields(header: str, delimiter: str) -> list[str]:
-    return [field.strip() for field in next(csv.reader([header], delimiter=delimiter), [])]
+def _fields(source: Path, header: str, delimiter: str) -> list[str]:
+    try:
+        return [field.strip() for field in next(csv.reader([header], delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise DataError(f"{source}: line 1: not valid CSV ({error})") from error
 
 
-def _told(missing: tuple[str, ...], names: Mapping[str, str]) -> str:
-    return " or ".join(f"'{names[name]}'" for name in missing)
+def _no_column(missing: tuple[str, ...], found: Iterable[str], names: Mapping[str, str]) -> str:
+    """What to tell of a column that is missing, or of several of which one would do."""
+    told = " or ".join(f"'{names[name]}'" for name in missing)
+    return f"no column {told}; found: {', '.join(found) or 'nothing'}"
+
+
+def _lacking(task: str, columns: Sequence[str], names: Mapping[str, str]) -> str:
+    """What to tell of a table without any column of answers or labels, "" when it has one or its task needs none."""
+    missing = missing_labels(_ours(columns, names), task)
+    return _no_column(missing, columns, names) if missing else ""
 
 
 def _separator(source: Path, header: str, names: Mapping[str, str], given: str | None, split: str) -> str:
@@ -206,7 +232,6 @@ def _separator(source: Path, header: str, names: Mapping[str, str], given: str |
             raise UsageError(f"the delimiter '{given}' is not one character")
         return given
     for delimiter in _DELIMITERS:
-        fields = _fields(header, delimiter)
-        if not missing_column([name for name in COLUMNS if names[name] in fields], split):
+        if not missing_column(_ours(_fields(source, header, delimiter), names), split):
             return delimiter
     return "\t" if ".tsv" in Path(str(source)).name else max(_DELIMITERS, key=header.count)

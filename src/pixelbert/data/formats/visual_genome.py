@@ -48,7 +48,8 @@ def read(
     on_read: OnRead | None = None,
     **_: Any,
 ) -> Iterator[Example | BadRow | Excluded]:
-    """One example a region; id = the region's, image = the last two parts of the photo's `url`.
+    """One example a region; id = the region's, image = the last two parts of the photo's `url`. An image without any
+    is a bad row.
 
     Photos that an exclusion list names by COCO id, Flickr id or own id are left out whatever the split.
     `image_data` defaults to the file of that name beside `source`. Raises DataError when a file is missing or
@@ -62,13 +63,19 @@ def read(
         if from_flickr and not (exclude and exclude.flickr_ids):
             notes.append(f"{from_flickr:,} Visual Genome photos have a Flickr id, and no list of Flickr30K photos was"
                          " given to leave out: --exclude dataset_flickr30k.json")  # fmt: skip
+    split = split or ""
     number = -1
     for number, image in enumerate(json_items(source, "item", on_read)):
         regions = image.get("regions") if isinstance(image, dict) else None
         if not isinstance(regions, list):
-            yield BadRow(str(source), f"image {number}", "has no list of 'regions'")
+            yield BadRow(str(source), f"image {number}", "has no list of 'regions'", split)
             continue
-        yield from _regions(source, number, as_id(image.get("id", image.get("image_id"))), regions, photos, split or "")
+        image_id = as_id(image.get("id", image.get("image_id")))
+        yield from _regions(source, number, image_id, regions, photos, split)
+        photo = photos.get(image_id)
+        if not regions and not (photo and photo.excluded):
+            told = f"'{photo.name}'" if photo else f"image '{image_id}'"
+            yield BadRow(str(source), f"image {number}", f"{told} has no region", split)
     if number < 0:
         raise DataError(f"{source}: is no list of images; is it a Visual Genome region file?")
 
@@ -80,12 +87,12 @@ def _regions(
     for k, region in enumerate(regions):
         place = f"image {number}, region {k}"
         if not isinstance(region, dict):
-            yield BadRow(str(source), place, f"an object was expected, found {type(region).__name__}")
+            yield BadRow(str(source), place, f"an object was expected, found {type(region).__name__}", split)
             continue
         own_image = as_id(region.get("image_id", region.get("image"))) or image_id
         photo = photos.get(own_image)
         if photo is None:
-            yield BadRow(str(source), place, f"image '{own_image}' is not in image_data.json")
+            yield BadRow(str(source), place, f"image '{own_image}' is not in image_data.json", split)
         elif photo.excluded:
             left_out[photo.excluded] = left_out.get(photo.excluded, 0) + 1
         else:

@@ -84,7 +84,7 @@ class _Examples:
             name, number = self.map.get(str(question.image_id)) or "", None
             if not name:
                 reason = f"image_id {question.image_id} is not in {self.map.files}"
-                return BadRow(str(self.source), f"question_id {question_id}", reason)
+                return BadRow(str(self.source), f"question_id {question_id}", reason, self.split)
         elif self.subtype:
             name = f"COCO_{self.subtype}_{question.image_id:012d}.jpg"
         else:

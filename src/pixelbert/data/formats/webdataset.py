@@ -48,7 +48,7 @@ def read(
             try:
                 image, texts = _sample(members, reader)
             except RowError as error:
-                yield BadRow(str(told), place, str(error))
+                yield BadRow(str(told), place, str(error), split)
                 continue
             ref = ImageRef(
                 str(Path(source).absolute()) if not is_url(source) else str(source), image.offset, image.size
