@@ -114,7 +114,7 @@ def prepare(
     val_fraction: Annotated[float, typer.Option(help="Share of images that become val where no split is named.")] = 0.0,
     max_bad: Annotated[
         int | None,
-        typer.Option(min=0, help="Give up when more rows are bad (default: list those of pairs; for other tasks 0)."),
+        typer.Option(min=0, help="Give up when more rows are bad (default: list those of pairs; of other tasks 0)."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only: open no image, write nothing.")] = False,
     shards: Annotated[bool, typer.Option("--shards", help="Copy the images into tar shards inside --out.")] = False,

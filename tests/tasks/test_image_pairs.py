@@ -31,6 +31,10 @@ class Statements(MemoryRecords):
 
 
 def example(identifier: str, label: bool | None) -> dict[str, Any]:
+    return {"identifier": identifier, "set": identifier.split("-")[1], "label": label}  # as NLVR2's reader has it
+
+
+def own(identifier: str, label: bool) -> dict[str, Any]:
     return {"identifier": identifier, "label": label}
 
 
@@ -70,5 +74,11 @@ def test_scores_are_the_official_accuracy_and_consistency(tmp_path: Path) -> Non
 
 
 def test_other_identifiers_give_accuracy_alone(tmp_path: Path) -> None:
-    records = Statements(tmp_path, [-1] * 3, [example("1572-0", True), example("1572-1", False), {"label": True}])
+    records = Statements(tmp_path, [-1] * 3, [own("1572-0", True), own("1572-1", False), {"label": True}])
     assert score_statements(records, {0: True, 1: True, 2: True}) == {"accuracy": pytest.approx(100 * 2 / 3)}
+
+
+def test_identifiers_of_ones_own_with_three_dashes_have_no_groups(tmp_path: Path) -> None:
+    names = ("a-1-2-3", "2024-01-02-3", "2024-01-03-3")
+    records = Statements(tmp_path, [0, 0, 0], [own(name, True) for name in names])
+    assert score_statements(records, {0: True, 1: True, 2: False}) == {"accuracy": pytest.approx(100 * 2 / 3)}

@@ -72,6 +72,20 @@ def test_official_data_is_scored_by_the_official_rules_and_types() -> None:
     assert figures["vqa_score.other"] == figures["vqa_score.question.what"] == 90.0
 
 
+def test_questions_of_ones_own_are_scored_by_both_types() -> None:
+    targets: list[dict[str, Any]] = [
+        {"answers": ["yes"], "answer_type": "closed", "question_type": "is it"},
+        {"answers": ["red"], "answer_type": "open", "question_type": "what"},
+        {"answers": ["no"], "question_type": "is it"},
+        {"answers": ["two"], "question_type": ""},
+    ]
+    figures, _ = score_answers(Questions(targets), {0: "yes", 1: "blue", 2: "yes", 3: "2"})  # type: ignore[arg-type]
+    assert figures == {
+        "vqa_score": 50, "vqa_score.closed": 100, "vqa_score.open": 0,
+        "vqa_score.question.is it": 50, "vqa_score.question.what": 0,
+    }  # fmt: skip
+
+
 def test_the_list_keeps_answers_of_enough_questions_most_frequent_first() -> None:
     targets: list[dict[str, Any]] = [{"multiple_choice_answer": "two", "answers": ten(*["two"] * 10)}] * 3
     targets += [{"answers": ["red", "Red", "blue"]}] * 2 + [{"answers": ["green"]}] + [{}]

@@ -201,6 +201,7 @@ def test_answers_outside_the_list_stay_in_the_score(data: Mapping[str, Path], ru
     outside = [row for row in rows if not listed & set(row["given"])]
     assert len(rows) == 12 and len(outside) == 1  # the one question that is answered by words of its own
     assert [row["score"] for row in outside] == [0]
+    assert {row["question_type"] for row in rows} == {"what is"}
     assert result["figures"]["vqa_score"] == pytest.approx(sum(row["score"] for row in rows) / 12, abs=0.01)
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from pixelbert.data.batches import Records
+from pixelbert.errors import UsageError
+from pixelbert.model.config import PixelBertConfig
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.calibration import logistic_regression
 from pixelbert.tasks.held_out import HeldOutPairs
@@ -27,6 +29,11 @@ class FitsMatches(Task):
     def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
         """Whether the match's log-odds are fitted."""
         return {"match_fitted": recipe.itm.calibration_images > 0}
+
+    def check_scoring(self, config: PixelBertConfig, images: int, scoring: Scoring) -> None:
+        """Raises UsageError for a shortlist without pooled vectors."""
+        if scoring.shortlist and not config.contrastive_size:
+            raise UsageError("a shortlist needs pooled vectors; train with contrastive_size, or leave it out")
 
     def calibration_images(self, recipe: Recipe) -> int:
         """For the match's log-odds."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pixelbert.data.batches import Batch, Records
@@ -16,10 +17,13 @@ from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Loss, Phase, Recipe
 from pixelbert.tasks.match_fit import FitsMatches
+from pixelbert.tasks.predicting import scored_records
 from pixelbert.tasks.pretraining import LossSettings, PretrainingBatches, PretrainingObjective, loss_counts
 from pixelbert.tasks.pretraining_examples import write_examples
 from pixelbert.tasks.pretraining_scores import HeldOut, figure_names, validate, word_accuracy
 from pixelbert.tasks.task import Outcome, Scoring, common_inputs
+
+_OTHER_WORDS = "the blind run hides other words; train both with the same text settings"
 
 
 class Pretraining(FitsMatches):
@@ -79,11 +83,20 @@ class Pretraining(FitsMatches):
         """Its masked words are wanted, its rankings are not."""
         return replace(scoring, exact_images=0, shortlist=0)
 
+    def check_blind(
+        self, batches: PretrainingBatches, scoring: Scoring, blind: PretrainingBatches, blind_scoring: Scoring
+    ) -> None:
+        """Which words are hidden is drawn from the seed and the texts as wordpieces."""
+        texts = [batches.records.text(record) for record in scored_records(batches, scoring)]
+        pieces = zip(batches.tokenize(texts), blind.tokenize(texts), strict=True)
+        if scoring.seed != blind_scoring.seed or not all(np.array_equal(own, other) for own, other in pieces):
+            raise DataError(_OTHER_WORDS)
+
     def beside_blind(self, outcome: Outcome, blind: Outcome) -> dict[str, float]:
         """The blind model's masked words, at the same places. Raises DataError where those differ."""
         places = [[(row["record"], row["place"], row["word"]) for row in one.rows] for one in (outcome, blind)]
         if places[0] != places[1]:
-            raise DataError("the blind run hides other words; train both with the same text settings")
+            raise DataError(_OTHER_WORDS)
         accuracy = word_accuracy(blind.rows)
         return {"mlm_accuracy_blind": accuracy, "mlm_gain_blind": outcome.figures["mlm_accuracy"] - accuracy}
 

@@ -7,7 +7,7 @@ official 0.3 / 0.6 / 0.9 / 1.0 of the training targets, and for one person is ex
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,12 +172,11 @@ def score_answers(records: Records, answers: Mapping[int, str]) -> tuple[dict[st
         return figures, [scores.per_question[i] for i in targets]
     worth = [_worth(answers[i], target) for i, target in targets.items()]
     figures = {"vqa_score": float(np.mean(worth))}
-    kinds = Counter(str(target["answer_type"]) for target in targets.values() if target.get("answer_type"))
-    for kind in kinds:
-        own = [
-            w for w, target in zip(worth, targets.values(), strict=True) if str(target.get("answer_type", "")) == kind
-        ]
-        figures[f"vqa_score.{kind}"] = float(np.mean(own))
+    for key, name in (("answer_type", "vqa_score"), ("question_type", "vqa_score.question")):
+        by_kind: defaultdict[str, list[float]] = defaultdict(list)
+        for own, target in zip(worth, targets.values(), strict=True):
+            by_kind[str(target.get(key) or "")].append(own)
+        figures |= {f"{name}.{kind}": float(np.mean(values)) for kind, values in by_kind.items() if kind}
     return figures, worth
 
 
@@ -240,9 +239,12 @@ class QuestionAnswering(Task):
         rows = [
             {"record": split.record_id(record), "question": split.text(record), "answer": answer,
              "probability": round(probability, 4), "score": round(value, 2), "right": value > 0,
-             "given": dict(Counter(given_answers(split.target(record))).most_common()),
-             "answer_type": split.target(record).get("answer_type", ""), "split_record": record}
-            for record, (answer, probability), value in zip(records, answered, worth, strict=True)
+             "given": dict(Counter(given_answers(target)).most_common()),
+             "answer_type": target.get("answer_type", ""), "question_type": target.get("question_type", ""),
+             "split_record": record}
+            for record, target, (answer, probability), value in zip(
+                records, map(split.target, records), answered, worth, strict=True
+            )
         ]  # fmt: skip
         outcome = record_outcome(figures, rows, batches)
         stated = [probability for _, probability in answered]
@@ -261,9 +263,9 @@ class QuestionAnswering(Task):
         self.check_labels(records)
         return score_answers(records, read_answers(path, records, split))[0]
 
-    def check_labels(self, records: Records) -> None:
+    def check_labels(self, records: Records, among: Sequence[int] | None = None) -> None:
         """Every question needs an answer to compare with."""
-        _require_answers(records, range(records.num_records))
+        _require_answers(records, range(records.num_records) if among is None else among)
 
     def _answers(
         self, model: Any, batches: QuestionBatches, records: Sequence[int], scoring: Scoring

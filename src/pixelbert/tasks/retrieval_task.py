@@ -75,13 +75,10 @@ class Retrieval(FitsMatches):
         one, the same small ranking is done both ways, and the `loss` of the shortlist told. `folds` n: each n images
         with their texts are a ranking of their own, and the figures are the means (COCO 1K: 5 folds of 1,000).
 
-        Raises UsageError for folds that do not divide the images, and for a shortlist without pooled vectors.
+        Raises UsageError as `check_scoring`.
         """
-        count = min(scoring.images or batches.records.num_images, batches.records.num_images)
-        if scoring.exact_images and not scoring.shortlist:
-            count = min(count, scoring.exact_images)
-        if scoring.folds == 1 or (scoring.folds and count % scoring.folds):
-            raise UsageError(f"{count:,} images cannot be cut into folds of {scoring.folds:,}; --images N takes N")
+        self.check_scoring(model.config, batches.records.num_images, scoring)
+        count = self.scored_images(scoring, batches.records.num_images)
         held_out = HeldOutPairs.of(model, batches, count, scoring)
         images, texts, pooled = _rankings(held_out, scoring)
         figures = _directions(images, texts, held_out.image_of, scoring.folds)
@@ -99,12 +96,25 @@ class Retrieval(FitsMatches):
 
         return Outcome(figures, rows, write, len(held_out.images), len(held_out.records), held_out.stated)
 
+    def scored_images(self, scoring: Scoring, images: int) -> int:
+        """Without a shortlist, those of an exact ranking are all."""
+        count = super().scored_images(scoring, images)
+        return min(count, scoring.exact_images) if scoring.exact_images and not scoring.shortlist else count
+
+    def check_scoring(self, config: PixelBertConfig, images: int, scoring: Scoring) -> None:
+        """Raises UsageError for folds that do not divide the images, and for a shortlist without pooled vectors."""
+        super().check_scoring(config, images, scoring)
+        count = self.scored_images(scoring, images)
+        if scoring.folds == 1 or (scoring.folds and count % scoring.folds):
+            raise UsageError(f"{count:,} images cannot be cut into folds of {scoring.folds:,}; --images N takes N")
+
     def blind_scoring(self, scoring: Scoring) -> Scoring:
         """What a shortlist loses is asked of the model that sees alone."""
         return replace(scoring, exact_images=0) if scoring.shortlist else scoring
 
     def predict(self, model: Any, batches: RetrievalBatches, scoring: Scoring) -> Submission:
         """The best images of every text, and the best texts of every image; of all captions, however many."""
+        self.check_scoring(model.config, batches.records.num_images, scoring)
         split = batches.records
         most = max(len(split.records_of(image)) for image in range(split.num_images))
         images, texts, _ = _rankings(HeldOutPairs.of(model, batches, split.num_images, scoring, most), scoring)
@@ -126,15 +136,13 @@ class Retrieval(FitsMatches):
 def _rankings(held_out: HeldOutPairs, scoring: Scoring) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Scores [images, texts] that rank images for texts, that rank texts for images, and those of the pooled vectors.
 
-    With folds the first two are -inf where image and text are of different folds. Raises UsageError for a shortlist
-    without pooled vectors.
+    With folds the first two are -inf where image and text are of different folds. A shortlist needs pooled vectors.
     """
     pooled = held_out.pooled_scores() if held_out.model.contrastive is not None else None
     if not scoring.shortlist:
         scores, _ = held_out.exact_scores(len(held_out.images), scoring.folds)
         return scores, scores, pooled
-    if pooled is None:
-        raise UsageError("a shortlist needs pooled vectors; train with contrastive_size, or leave it out")
+    assert pooled is not None
     image_of, folds = held_out.image_of, scoring.folds or len(held_out.images)
     apart = np.arange(len(held_out.images))[:, None] // folds != image_of // folds
     inside = np.where(apart, -np.inf, pooled)

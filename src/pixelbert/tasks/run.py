@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ RUN_FORMAT = 1
 def load_run(run: Path, model: str = "best") -> tuple[Recipe, Any, PixelBertProcessor]:
     """A run's recipe, trained model (in evaluation mode) and processor.
 
-    model: `best` or `last`. Raises CheckpointError for a folder that is no run, is damaged, has no trained model yet or
-    is of a newer format; UsageError for another `model`.
+    model: `best` or `last`. Raises CheckpointError for a folder that is no run, is damaged, has no trained model yet,
+    is of a newer format or has the answer list of another model; UsageError for another `model`.
     """
     if model not in ("best", "last"):
         raise UsageError(f"model is '{model}'; {nearest(model, ('best', 'last'))}")
@@ -33,6 +34,7 @@ def load_run(run: Path, model: str = "best") -> tuple[Recipe, Any, PixelBertProc
     if not (source / "model.safetensors").is_file():
         raise CheckpointError(f"{run}: has no trained model yet; go on with pixelbert train --resume")
     loaded = load_pretrained(TASKS[recipe.task].model_class, source)
+    check_answers(run, loaded.config)
     loaded.eval()
     return recipe, loaded, _read_processor(run)
 
@@ -43,18 +45,19 @@ def read_recipe(run: Path) -> Recipe:
         raise CheckpointError(f"{run}: no such run folder")
     if not (run / "recipe.yaml").is_file():
         raise CheckpointError(f"{run}: not a run folder (no recipe.yaml)")
-    _check_format(run)
+    read_facts(run)  # before anything else: what a newer format says may mean something else by the same words
     try:
         return Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{run}: a damaged recipe.yaml ({str(error).splitlines()[0]})") from error
 
 
-def _check_format(run: Path) -> None:
-    """Before anything else of a run is read: a newer one may mean something else by the same words."""
+def read_facts(run: Path) -> dict[str, Any]:
+    """What run.json says. Raises CheckpointError when it is missing, damaged or of a newer format."""
     path = run / "run.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("format", 0)
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = facts.get("format", 0)
         newer = found > RUN_FORMAT
     except FileNotFoundError as error:
         raise CheckpointError(f"{run}: half a run folder (no run.json)") from error
@@ -62,6 +65,20 @@ def _check_format(run: Path) -> None:
         raise CheckpointError(f"{path}: damaged ({error})") from error
     if newer:
         raise CheckpointError(f"{run}: a run of a newer format ({found}); update pixelbert")
+    return facts
+
+
+def answers_digest(config: Any) -> str:
+    """Of the answers that a model's outputs stand for, in their order: its weights fit any other list as long."""
+    answers = [config.id2label[place] for place in sorted(config.id2label)]
+    return hashlib.sha256(json.dumps(answers).encode()).hexdigest()[:16]
+
+
+def check_answers(run: Path, config: Any) -> None:
+    """Raises CheckpointError when a model's config has other answers than run.json tells of; older runs tell none."""
+    told = read_facts(run).get("answers")
+    if told is not None and told != answers_digest(config):
+        raise CheckpointError(f"{run}: its config.json has the answer list of another model than the one trained")
 
 
 def _read_processor(run: Path) -> PixelBertProcessor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -140,9 +140,21 @@ class Task(ABC):
     def score(self, model: Any, batches: Any, scoring: Scoring) -> Outcome:
         """Score a model on held-out records. The model is left in evaluation mode."""
 
+    def scored_images(self, scoring: Scoring, images: int) -> int:
+        """So many of a split's images are scored."""
+        return min(scoring.images or images, images)
+
+    def check_scoring(self, config: PixelBertConfig, images: int, scoring: Scoring) -> None:
+        """Raises UsageError for what a model, or a split of so many images, does not allow; nothing is computed yet."""
+        del config, images, scoring
+
     def blind_scoring(self, scoring: Scoring) -> Scoring:
         """How a blind model is scored: what `beside_blind` reads, and nothing that costs more."""
         return scoring
+
+    def check_blind(self, batches: Any, scoring: Scoring, blind: Any, blind_scoring: Scoring) -> None:
+        """Raises DataError when the batches of the two models cannot be compared; `beside_blind` before any score."""
+        del batches, scoring, blind, blind_scoring
 
     def beside_blind(self, outcome: Outcome, blind: Outcome) -> dict[str, float]:
         """The blind model's figures, and the gain over them. Raises DataError when the two cannot be compared."""
@@ -153,9 +165,9 @@ class Task(ABC):
                 figures[f"{name}_gain_blind"] = outcome.figures[name] - blind.figures[name]
         return figures
 
-    def check_labels(self, records: Records) -> None:
-        """Raises DataError for a record that cannot be scored, for want of an answer or a label."""
-        del records
+    def check_labels(self, records: Records, among: Sequence[int] | None = None) -> None:
+        """Raises DataError for a record without the answer or label to be scored by; `among`: None looks at all."""
+        del records, among
 
     # -- answers ----------------------------------------------------------------------------------------------------
 

@@ -18,11 +18,12 @@ from pixelbert.model import precision
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.tasks.calibration import FILE, calibrate
 from pixelbert.tasks.inputs import Inputs
-from pixelbert.tasks.run import find_device, load_run, put_on_device, read_recipe
+from pixelbert.tasks.predicting import scored_records
+from pixelbert.tasks.run import read_recipe
 from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Scoring, Task
 from pixelbert.training.files import write_file, write_folder
-from pixelbert.training.frozen_features import scoring_encoder
+from pixelbert.training.opened import Opened, check_labels, left_out, open_on, part_to_score, whole_split
 from pixelbert.training.progress import PairProgress
 from pixelbert.training.report import renew_report
 from pixelbert.training.validation import Attend, attending
@@ -48,8 +49,11 @@ def evaluate(
     model: str = "best",
     attend: Attend | None = None,
 ) -> dict[str, Any]:
-    """Score a run on a split of prepared data by its task's rules; writes RUN/evaluation/SPLIT/, or SPLIT-foldsN/
-    and SPLIT-middle/, which have rules of their own.
+    """Score a run on a split of prepared data by its task's rules; writes RUN/evaluation/SPLIT/. What has rules of its
+    own stands apart: SPLIT-images-N (fewer images), SPLIT-foldsN, SPLIT-middle, SPLIT-last (the last model).
+
+    Of a val split that the run was trained on too, the images held out of training are scored; of another split that
+    it was trained on, all. Either is said on stderr.
 
     On the recipe's own val split, whole, it also writes RUN/calibration.json: what the model's probabilities are worth
     (tasks/calibration.py), which the Predictor then uses.
@@ -72,56 +76,54 @@ def evaluate(
         {"figures": percent by name, "images", "texts", "minutes", ..., "calibration" (on the recipe's val split)}
 
     Raises CheckpointError for a damaged or unfinished run, DataError for a split that is not there or data of another
-    task, UsageError for a shortlist without pooled vectors, and for folds that do not fit.
+    task, UsageError for a shortlist without pooled vectors, and for folds that do not fit; all before anything is
+    computed, and so for the blind run.
     """
     started, folder, prepared = time.monotonic(), Path(run), PreparedData(data)
-    name = split + (f"-folds{folds}" if folds else "") + ("-middle" if middle_view else "")
-    partial = folder / "evaluation" / f".{name}.partial"
+    recipe = read_recipe(folder)
+    task, part = TASKS[recipe.task], part_to_score(folder, recipe, prepared, split)
     scoring = Scoring(
         images=images, captions_per_image=captions_per_image, exact_images=exact_images, shortlist=shortlist,
-        folds=folds, middle_view=middle_view, progress=PairProgress(),
-        announce=lambda text: print(text, file=sys.stderr), partial=partial,
+        folds=folds, middle_view=middle_view, progress=PairProgress(), announce=_say,
     )  # fmt: skip
-    task, loaded, batches, own = run_on_split(folder, prepared, split, scoring, model)
-    if middle_view and not loaded.config.contrastive_size:
+    count = task.scored_images(scoring, part.records.num_images)
+    whole = count == part.records.num_images
+    name = _folder_name(split, 0 if whole else count, folds, middle_view, model)
+    partial = folder / "evaluation" / f".{name}.partial"
+    own = open_on(folder, part, replace(scoring, partial=partial), model)
+    if middle_view and not own.model.config.contrastive_size:
         raise UsageError(f"{run}: has no pooled vectors; a middle view is for those")
     if folds and task.name != "retrieval":
         raise UsageError(f"{run}: trained for {task.name}; folds are for retrieval")
-    outcome = task.score(loaded, batches, own)
+    check_labels(task, part, scored_records(own.batches, scoring))
+    other = None if blind is None else _open_blind(Path(blind), own, model)
+    if part.note:
+        _say(f"{run}: {part.note}")
+    if missing := left_out(prepared, split):
+        _say(missing)
+    outcome = task.score(own.model, own.batches, own.ready())
     figures = dict(outcome.figures)
-    if blind is not None:
-        other_task, other, batches, own = run_on_split(Path(blind), prepared, split, scoring, model, must_be_blind=True)
-        if other_task is not task:
-            raise DataError(f"{blind}: trained for {other_task.name}, {run} for {task.name}")
-        if other.config.id2label != loaded.config.id2label:
-            raise DataError(f"{blind}: has another answer list than {run}; train it on the same data")
+    if other is not None:
         try:
-            figures |= task.beside_blind(outcome, task.score(other, batches, task.blind_scoring(own)))
+            figures |= task.beside_blind(outcome, task.score(other.model, other.batches, other.ready()))
         except DataError as error:
             raise DataError(f"{blind}: {error}") from error
     result = {
         "run": folder.name, "task": task.name, "model": model, "data": prepared.folder.name, "split": split,
         "images": outcome.images, "texts": outcome.texts, "exact_images": exact_images, "shortlist": shortlist,
-        "folds": folds, "middle_view": middle_view,
+        "folds": folds, "middle_view": middle_view, "note": part.note,
         "figures": figures, "minutes": round((time.monotonic() - started) / 60, 2),
         "version": pixelbert.__version__, "date": dt.date.today().isoformat(), "machine": precision.detect().name,
     }  # fmt: skip
     calibration = None
-    if (
-        model == "best"
-        and not images
-        and not folds
-        and not middle_view
-        and outcome.stated
-        and split == read_recipe(folder).data.val_split
-    ):
+    if part.is_val and whole and model == "best" and not folds and not middle_view and outcome.stated:
         calibration = {"task": task.name, "data": prepared.folder.name, "split": split} | calibrate(outcome.stated())
         result["calibration"] = {name: value for name, value in calibration.items() if name in _SUMMARY}
 
     sheets = None
-    if attend is not None and not read_recipe(folder).blind:
+    if attend is not None and not recipe.blind:
         processor = PixelBertProcessor.from_pretrained(folder)
-        sheets = attending(attend, loaded, processor, batches.records, lambda text: print(text, file=sys.stderr))
+        sheets = attending(attend, own.model, processor, part.records, _say)
 
     def fill(target: Path) -> None:
         (target / "figures.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -133,33 +135,43 @@ def evaluate(
     shutil.rmtree(partial, ignore_errors=True)
     if calibration is not None:
         write_file(folder / FILE, json.dumps(calibration, indent=1) + "\n")
-    renew_report(folder, lambda text: print(text, file=sys.stderr), blind=blind)
+    renew_report(folder, _say, blind=blind)
     return result
 
 
-def run_on_split(
-    run: Path, prepared: PreparedData, split: str, scoring: Scoring, model: str, must_be_blind: bool = False
-) -> tuple[Task, Any, Inputs, Scoring]:
-    """A run's task, model on its device, the batches of the split, and how it is scored.
+def _folder_name(split: str, images: int, folds: int, middle_view: bool, model: str) -> str:
+    """Figures by rules of their own, of fewer images or of the last model do not replace those of the whole split."""
+    marks = {f"images-{images}": images, f"folds{folds}": folds, "middle": middle_view, "last": model == "last"}
+    return "-".join([split, *(mark for mark, wanted in marks.items() if wanted)])
 
-    Raises CheckpointError, and DataError for data of another task, a split that is not there or has too few images.
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _open_blind(blind: Path, own: Opened, model: str) -> Opened:
+    """The blind run on the records of the run that it stands beside.
+
+    Raises CheckpointError as `load_run`, DataError for a run that is not blind or cannot be compared.
     """
-    recipe, loaded, processor = load_run(run, model)
-    if must_be_blind and not recipe.blind:
-        raise DataError(f"{run}: not a blind run; train one with --blind")
-    task = TASKS[recipe.task]
-    task.check(prepared)
-    records = prepared.split(split)
-    encoder_dtype = put_on_device(loaded, recipe.train.precision, find_device())
-    count = min(scoring.images or records.num_images, records.num_images)
-    if count < task.least_images:
-        raise DataError(
-            f"{prepared.folder}: split '{split}' has {count} image(s), at least {task.least_images} are needed"
-        )
-    batches = task.batches(recipe, records, processor, loaded.config, train=False)
-    encode = scoring_encoder(recipe, run, loaded.pixelbert, batches, prepared.fingerprint, split, scoring)
-    return task, loaded, batches, replace(
-        scoring, encode=encode, seed=recipe.validation.seed, batch_size=recipe.validation.batch_size,
-        workers=recipe.data.workers,
-        encoder_dtype=encoder_dtype,
-    )  # fmt: skip
+    recipe, task = read_recipe(blind), own.task
+    if not recipe.blind:
+        raise DataError(f"{blind}: not a blind run; train one with --blind")
+    if recipe.task != task.name:
+        raise DataError(f"{blind}: trained for {recipe.task}, {own.run} for {task.name}")
+    try:
+        other = open_on(blind, own.part, task.blind_scoring(own.scoring), model)
+        if other.model.config.id2label != own.model.config.id2label:
+            raise DataError(f"has another answer list than {own.run}; train it on the same data")
+        task.check_blind(own.batches, own.scoring, other.batches, other.scoring)
+    except DataError as error:
+        raise DataError(f"{blind}: {error}") from error
+    return other
+
+
+def run_on_split(
+    run: Path, prepared: PreparedData, split: str, scoring: Scoring, model: str
+) -> tuple[Task, Any, Inputs, Scoring]:
+    """A run's task, model on its device, the batches of a whole split, and how it is scored. Raises as `open_on`."""
+    opened = open_on(run, whole_split(prepared, split), scoring, model)
+    return opened.task, opened.model, opened.batches, opened.ready()

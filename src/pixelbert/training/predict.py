@@ -17,6 +17,7 @@ from pixelbert.tasks.table import task_of_data
 from pixelbert.tasks.task import Scoring
 from pixelbert.training.evaluate import run_on_split
 from pixelbert.training.files import write_whole
+from pixelbert.training.opened import check_labels, left_out, whole_split
 from pixelbert.training.progress import PairProgress
 
 
@@ -56,6 +57,8 @@ def predict(
         announce=lambda text: print(text, file=sys.stderr),
     )  # fmt: skip
     task, loaded, batches, own = run_on_split(folder, prepared, split, scoring, model)
+    if missing := left_out(prepared, split):
+        print(missing, file=sys.stderr)
     submission = task.predict(loaded, batches, own)
 
     def fill(path: Path) -> None:
@@ -82,7 +85,9 @@ def score_predictions(file: str | Path, data: str | Path, *, split: str = "val")
     task = task_of_data(prepared.task)
     if task is None:
         raise DataError(f"{prepared.folder}: prepared for {prepared.task}, which no task is scored on")
-    records = prepared.split(split)
+    part = whole_split(prepared, split)
+    records = part.records
+    check_labels(task, part)
     figures = task.score_file(path, records, f"{prepared.folder}, split '{split}'")
     return {
         "run": path.name, "task": task.name, "model": "predictions", "data": prepared.folder.name, "split": split,

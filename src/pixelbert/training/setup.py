@@ -30,6 +30,7 @@ from pixelbert.model.weights import (
     vocab_of,
 )
 from pixelbert.recipes.schema import Recipe
+from pixelbert.tasks.run import check_answers
 from pixelbert.tasks.table import TASKS, task_of_model
 
 
@@ -124,8 +125,9 @@ def build_parts(
 
 def _reopen(run: Path, recipe: Recipe) -> tuple[PixelBertProcessor, PixelBertPreTrainedModel]:
     try:
-        processor = PixelBertProcessor.from_pretrained(run)
-        return processor, TASKS[recipe.task].model_class(PixelBertConfig.from_pretrained(run))
+        processor, config = PixelBertProcessor.from_pretrained(run), PixelBertConfig.from_pretrained(run)
+        check_answers(run, config)
+        return processor, TASKS[recipe.task].model_class(config)
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{run}: a damaged run folder ({reason})") from error
@@ -176,7 +178,10 @@ def load_any(source: Path) -> PixelBertPreTrainedModel:
     task = task_of_model(str(names[0]))
     if task is None:
         raise CheckpointError(f"{source}: holds a model of class '{names[0]}', which is none of this version's")
-    return load_pretrained(task.model_class, source)
+    loaded = load_pretrained(task.model_class, source)
+    if (source / "run.json").is_file():
+        check_answers(source, loaded.config)
+    return loaded
 
 
 def build_processor(recipe: Recipe, train: Records) -> PixelBertProcessor:

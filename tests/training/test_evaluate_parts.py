@@ -1,0 +1,202 @@
+"""Which records `evaluate` scores, under what name it keeps them, and what is found wrong before anything is scored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "inference"))
+
+from untrained_runs import WIDE, make_run
+
+from pixelbert.cli import main
+from pixelbert.data.records import PreparedData
+from pixelbert.errors import CheckpointError, DataError, UsageError
+from pixelbert.model.modeling import PixelBertModel
+from pixelbert.training.evaluate import evaluate
+from pixelbert.training.predict import predict
+from pixelbert.training.report.record import RunRecord
+from pixelbert.training.setup import open_splits
+from tiny_runs import tiny_data, tiny_recipe
+from tiny_tasks import task_data, task_recipe
+
+BOTH = ("data.train_splits=[train,val]", "data.held_out_images=2")  # as vqa-r50
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return task_data(tmp_path_factory.mktemp("questions"), "question_answering")
+
+
+def run_of(folder: Path, data: Path, *changes: str) -> Path:
+    return make_run(folder, task_recipe("question_answering", *WIDE, *changes), data)
+
+
+def rows(run: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "evaluation" / name / "records.jsonl").read_text().splitlines()]
+
+
+def kept(run: Path, name: str) -> dict[str, Any]:
+    return json.loads((run / "evaluation" / name / "figures.json").read_text())
+
+
+# -- splits that were trained on ---------------------------------------------------------------------------------------
+
+
+def test_of_a_val_split_that_was_trained_on_the_held_out_images_are_scored(tmp_path, data, capsys):
+    run, prepared = run_of(tmp_path / "run", data, *BOTH), PreparedData(data)
+    result = evaluate(run, data)
+    note = "was trained on split 'val' but for its first 2 images; these are scored"
+    assert capsys.readouterr().err.count(f"{run}: {note}\n") == 1
+    held_out = open_splits(prepared, task_recipe("question_answering", *BOTH))[1]
+    assert [row["record"] for row in rows(run, "val")] == [held_out.record_id(r) for r in range(6)]
+    assert (result["images"], result["texts"], kept(run, "val")["note"]) == (2, 6, note)
+    assert json.loads((run / "calibration.json").read_text())["records"] == 6
+    first = evaluate(run_of(tmp_path / "other", data), data, images=2)  # the same weights, trained on train alone
+    assert first["figures"] == result["figures"] and first["note"] == ""
+    assert evaluate(run, data, images=2)["texts"] == 6 and not (run / "evaluation" / "val-images-2").exists()
+
+
+def test_another_split_that_was_trained_on_is_told_and_calibrates_nothing(tmp_path, data, capsys):
+    run = run_of(tmp_path / "run", data)
+    assert evaluate(run, data, split="train")["texts"] == 27
+    told = f"{run}: was trained on the records of split 'train' that are scored here\n"
+    assert capsys.readouterr().err.count(told) == 1 and not (run / "calibration.json").exists()
+    assert "The run was trained on the records of split" in (run / "report.html").read_text()
+    evaluate(run, data)
+    assert "trained on" not in capsys.readouterr().err and (run / "calibration.json").exists()
+
+
+def test_of_other_data_all_is_scored_and_nothing_told(tmp_path, data, capsys):
+    run = run_of(tmp_path / "run", data, *BOTH)
+    other = shutil.copytree(data, tmp_path / "other")
+    info = json.loads((other / "prepared.json").read_text())
+    (other / "prepared.json").write_text(json.dumps({**info, "fingerprint": "another"}))
+    for split in ("val", "train"):
+        result = evaluate(run, other, split=split)
+        assert (result["texts"], result["note"]) == ({"val": 12, "train": 27}[split], "")
+    assert "trained on" not in capsys.readouterr().err
+
+
+def test_another_word_for_the_val_split_calibrates_too(tmp_path, data):
+    run = run_of(tmp_path / "run", data)
+    result = evaluate(run, data, split="dev")
+    assert result["calibration"]["records"] == 12 and (run / "calibration.json").exists()
+    assert [path.name for path in (run / "evaluation").iterdir()] == ["dev"]
+
+
+# -- what stands where -------------------------------------------------------------------------------------------------
+
+
+def test_parts_and_the_last_model_do_not_replace_the_figures_of_the_whole_split(tmp_path, data):
+    run = run_of(tmp_path / "run", data)
+    (run / "last").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(run / name, run / "last" / name)
+    whole, few = evaluate(run, data), evaluate(run, data, images=2)
+    last, both = evaluate(run, data, model="last"), evaluate(run, data, model="last", images=3)
+    names = {"val": whole, "val-images-2": few, "val-last": last, "val-images-3-last": both}
+    assert {path.name: kept(run, path.name) for path in (run / "evaluation").iterdir()} == names
+    assert RunRecord.read(run).evaluations == names
+    assert all(f"Evaluated on {name}" in (run / "report.html").read_text() for name in names)
+    evaluate(run, data, images=4)  # all of them
+    assert kept(run, "val")["images"] == 4
+
+
+def test_an_exact_ranking_of_few_images_is_a_part(tmp_path):
+    data = tiny_data(tmp_path)
+    run = make_run(tmp_path / "run", task_recipe("retrieval", *WIDE), data)
+    evaluate(run, data, exact_images=2)
+    assert not (run / "calibration.json").exists()
+    evaluate(run, data, exact_images=2, shortlist=2)
+    assert {path.name: kept(run, path.name)["images"] for path in (run / "evaluation").iterdir()} == {
+        "val": 4, "val-images-2": 2,
+    }  # fmt: skip
+
+
+# -- what is wrong is told before anything is scored -------------------------------------------------------------------
+
+
+@pytest.fixture
+def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at a picture fails."""
+
+    def look(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a picture was encoded")
+
+    monkeypatch.setattr(PixelBertModel, "encode_images", look)
+    monkeypatch.setattr("pixelbert.training.frozen_features.FrozenFeatures.refresh", look)
+
+
+@pytest.mark.usefixtures("unscored")
+def test_a_wrong_blind_run_is_told_before_scoring(tmp_path, data):
+    run = run_of(tmp_path / "run", data)
+    seeing, others = (
+        run_of(tmp_path / "seeing", data),
+        run_of(tmp_path / "others", data, "blind=true", "answers.min_count=1"),
+    )
+    pairs = tiny_data(tmp_path / "pairs")
+    retrieval = make_run(tmp_path / "retrieval", task_recipe("retrieval", "blind=true"), pairs)
+    for blind, error, told in (
+        (tmp_path / "none", CheckpointError, "none: no such run folder"),
+        (seeing, DataError, "seeing: not a blind run; train one with --blind"),
+        (retrieval, DataError, "retrieval: trained for retrieval, .*run for question_answering"),
+        (others, DataError, "others: has another answer list than .*run"),
+    ):
+        with pytest.raises(error, match=told):
+            evaluate(run, data, blind=blind)
+    assert not (run / "evaluation").exists()
+
+
+@pytest.mark.usefixtures("unscored")
+@pytest.mark.parametrize("change", ["validation.seed=7", "text.max_length=4", "text.vocab_size=60"])
+def test_a_blind_run_that_hides_other_words_is_told_before_scoring(tmp_path, change):
+    data = tiny_data(tmp_path)
+    run, blind = (make_run(tmp_path / name, tiny_recipe(*more), data) for name, more in
+                  (("run", ()), ("blind", ("blind=true", change))))  # fmt: skip
+    with pytest.raises(DataError, match="blind: the blind run hides other words"):
+        evaluate(run, data, blind=blind)
+
+
+@pytest.mark.usefixtures("unscored")
+def test_folds_and_shortlists_that_do_not_fit_are_told_before_features_are_computed(tmp_path):
+    data = tiny_data(tmp_path)
+    frozen = ("train.keep_frozen_features=true", "backbone.frozen_stages=9", "contrastive_size=0", "loss.contrastive=0")
+    run = make_run(tmp_path / "run", task_recipe("retrieval", *frozen), data)
+    with pytest.raises(UsageError, match="run: 4 images cannot be cut into folds of 3"):
+        evaluate(run, data, folds=3)
+    with pytest.raises(UsageError, match="run: a shortlist needs pooled vectors"):
+        evaluate(run, data, shortlist=2)
+
+
+@pytest.mark.usefixtures("unscored")
+@pytest.mark.parametrize(
+    ("task", "split", "reason"),
+    [("question_answering", "test-dev", "question 140: has no answers; `predict` goes without them"),
+     ("image_pairs", "test-std", "statement test2-1-0-0: has no label; `predict` goes without it")],
+)  # fmt: skip
+def test_a_split_without_labels_is_told_with_its_data_folder(tmp_path, capsys, task, split, reason):
+    folder = task_data(tmp_path / "data", task)
+    run = make_run(tmp_path / "run", task_recipe(task), folder)
+    (tmp_path / "file").write_text("[]" if task == "question_answering" else "")
+    for what in ([str(run)], ["--predictions", str(tmp_path / "file")]):
+        assert main(["evaluate", *what, "--data", str(folder), "--split", split]) == 3
+        assert capsys.readouterr().err == f"pixelbert: {folder}: split '{split}': {reason}\n"
+
+
+def test_rows_that_the_split_lacks_are_told(tmp_path, data, capsys):
+    copy = shutil.copytree(data, tmp_path / "data")
+    facts = json.loads((copy / "prepared.json").read_text())
+    facts["bad_rows"] = facts["bad_rows"] | {"total": 2, "splits": {"val": 2}}
+    (copy / "prepared.json").write_text(json.dumps(facts))
+    run = run_of(tmp_path / "run", copy)
+    told = f"{copy}: split 'dev' lacks 2 rows that were bad when it was prepared; they are in its bad_rows.jsonl\n"
+    evaluate(run, copy, split="dev")
+    assert told in capsys.readouterr().err
+    predict(run, copy, tmp_path / "answers.json", split="dev")
+    assert told in capsys.readouterr().err
