@@ -200,3 +200,11 @@ def test_rows_that_the_split_lacks_are_told(tmp_path, data, capsys):
     assert told in capsys.readouterr().err
     predict(run, copy, tmp_path / "answers.json", split="dev")
     assert told in capsys.readouterr().err
+
+
+def test_a_val_split_by_another_name_is_held_out_from_training_too(data):
+    prepared = PreparedData(data)
+    names = ("data.train_splits=[train,dev]", "data.held_out_images=2")
+    same = [open_splits(prepared, task_recipe("question_answering", *changes)) for changes in (BOTH, names)]
+    ids = [[split.record_id(r) for r in range(split.num_records)] for pair in same for split in pair]
+    assert ids[0] == ids[2] and ids[1] == ids[3] and not set(ids[0]) & set(ids[1])

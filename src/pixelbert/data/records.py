@@ -245,17 +245,18 @@ class PreparedData:
 
         Raises DataError when there is no such split, with the nearest name.
         """
-        own = next((n for n in self._meant_by(name) if n in self.info["splits"]), None)
-        if own is None:
+        own = self.own_name(name)
+        if own not in self.info["splits"]:
             raise DataError(f"{self.folder}: no split '{name}'; {nearest(name, self.info['splits'])}")
         return Split(self.folder / own, self.location)
 
-    def _meant_by(self, name: str) -> tuple[str, ...]:
-        """The names that a split called so may have, the likeliest first."""
-        own = SPLIT_ALIASES.get(name, name)
+    def own_name(self, name: str) -> str:
+        """The name of the split that is called so; `name` itself where there is none."""
+        meant = [name, SPLIT_ALIASES.get(name, name)]
         # VQA's server takes the answers to test2015, which are prepared as test, for test-standard.
-        official = "vqa" in self.info["splits"].get("test", {}).get("sources", {})
-        return (name, own, "test") if official and own == "test-std" else (name, own)
+        if meant[1] == "test-std" and "vqa" in self.info["splits"].get("test", {}).get("sources", {}):
+            meant.append("test")
+        return next((n for n in meant if n in self.info["splits"]), name)
 
 
 def _cached_tables(location: str, info: Mapping[str, Any]) -> Path:

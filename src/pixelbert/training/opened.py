@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelbert.data.batches import Records
-from pixelbert.data.records import SPLIT_ALIASES, PreparedData
+from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError, UsageError
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.inputs import Inputs
@@ -38,7 +38,7 @@ class Part:
 def whole_split(prepared: PreparedData, split: str) -> Part:
     """All records of a split. Raises DataError when it is not there."""
     records = prepared.split(split)
-    return Part(prepared, own_name(prepared, split), f"{prepared.folder}: split '{split}'", records)
+    return Part(prepared, prepared.own_name(split), f"{prepared.folder}: split '{split}'", records)
 
 
 def part_to_score(run: Path, recipe: Recipe, prepared: PreparedData, split: str) -> Part:
@@ -48,11 +48,11 @@ def part_to_score(run: Path, recipe: Recipe, prepared: PreparedData, split: str)
     """
     part = whole_split(prepared, split)
     val, trained = recipe.data.val_split, recipe.data.train_splits
-    part = replace(part, is_val=part.split == own_name(prepared, val))
+    part = replace(part, is_val=part.split == prepared.own_name(val))
     same = (read_facts(run).get("data") or {}).get("fingerprint") == prepared.fingerprint
-    if not same or part.split not in [own_name(prepared, name) for name in trained]:
+    if not same or part.split not in [prepared.own_name(name) for name in trained]:
         return part
-    if part.is_val and val in trained:
+    if part.is_val:
         held_out = open_splits(prepared, recipe)[1]
         note = f"was trained on split '{split}' but for its first {held_out.num_images:,} images; these are scored"
         return replace(part, records=held_out, note=note)
@@ -61,16 +61,11 @@ def part_to_score(run: Path, recipe: Recipe, prepared: PreparedData, split: str)
 
 def left_out(prepared: PreparedData, split: str) -> str:
     """That a split lacks rows which were bad when it was prepared; empty where it lacks none."""
-    count = prepared.info.get("bad_rows", {}).get("splits", {}).get(own_name(prepared, split), 0)
+    count = prepared.info.get("bad_rows", {}).get("splits", {}).get(prepared.own_name(split), 0)
     if not count:
         return ""
     rows = "1 row that was" if count == 1 else f"{count:,} rows that were"
     return f"{prepared.folder}: split '{split}' lacks {rows} bad when it was prepared; they are in its bad_rows.jsonl"
-
-
-def own_name(prepared: PreparedData, split: str) -> str:
-    """The name of a split in the data, by it or another word for it (dev is val)."""
-    return split if split in prepared.info["splits"] else SPLIT_ALIASES.get(split, split)
 
 
 @dataclass(frozen=True)

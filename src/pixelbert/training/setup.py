@@ -55,10 +55,13 @@ def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Record
     TASKS[recipe.task].check(prepared)
     present = prepared.info["splits"]  # restval is there or not, as the data has it; other names must be right
     wanted = [name for name in recipe.data.train_splits if name in present or name not in SPLITS]
-    splits: dict[str, Records] = {name: prepared.split(name) for name in wanted or recipe.data.train_splits[:1]}
+    # by the data's own names: dev is val, also where one is trained on and the other held out
+    splits: dict[str, Records] = {
+        prepared.own_name(name): prepared.split(name) for name in wanted or recipe.data.train_splits[:1]
+    }
     val: Records = prepared.split(recipe.data.val_split)
-    if recipe.data.val_split in splits:
-        splits[recipe.data.val_split], val = _held_out(prepared, recipe, val)
+    if (own := prepared.own_name(recipe.data.val_split)) in splits:
+        splits[own], val = _held_out(prepared, recipe, val)
     train = join(list(splits.values()))
     for name, split in (("train", train), (recipe.data.val_split, val)):
         if split.num_images < 2:
