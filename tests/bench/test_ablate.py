@@ -94,7 +94,7 @@ def test_what_cannot_become_a_table_is_told_before_any_run(tmp_path: Path) -> No
         (Ablation(named, size="tiny", overrides=sampling), "row 6 needs a larger CNN"),
         (Ablation(named, size="tiny", rows=(4, 5)), "samples no pixels"),
         (Ablation(named | {"nlvr2": str(tmp_path / "no")}, size="tiny", rows=(1,)), "no"),
-        (Ablation(named | {"vqa": named["nlvr2"]}, size="tiny", rows=(1,)), ""),
+        (Ablation(named | {"vqa": named["nlvr2"]}, size="tiny", rows=(1,)), "prepared for"),
     ):
         with pytest.raises((UsageError, DataError), match=told):
             ablate(tmp_path / "out", asked, say=lambda text: pytest.fail("a row was started"))

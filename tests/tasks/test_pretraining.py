@@ -167,7 +167,7 @@ def test_masked_words_of_texts_alone_are_scored_without_any_image(tmp_path: Path
     for chunks in (1, 3):
         sums = PretrainingObjective(model, chunks=chunks)(batch, settings)
         assert list(sums) == ["text_mlm"] and loss_counts(batch, settings) == {"text_mlm": int(hidden.sum())}
-        assert float(sums["text_mlm"]) == pytest.approx(expected, rel=1e-5)
+        assert sums["text_mlm"].item() == pytest.approx(expected, rel=1e-5)
     sums["text_mlm"].backward()
     assert model.pixelbert.pixels.projection.weight.grad is None
 
