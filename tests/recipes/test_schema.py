@@ -337,3 +337,16 @@ def test_a_recipe_made_in_python_is_checked_too() -> None:
         Recipe(phases=[Phase(until=0.5), Phase(until=0.5)])
     with pytest.raises(ValidationError):
         Recipe.model_validate({"optim": {"clip_norm": 0}})
+
+
+def test_a_blind_pretraining_run_is_chosen_by_its_words() -> None:
+    """Its matches are chance: by them any of its models may be the best, and the seeing one's gain would be luck."""
+    assert load_recipe("pretrain-small").validation.select_on == "itm_accuracy"
+    assert load_recipe("pretrain-small", ["blind=true"]).validation.select_on == "mlm_accuracy"
+    assert load_recipe(
+        "pretrain-small", ["blind=true", "loss={mlm: 0, text_mlm: 0}", "phases=[]"]
+    ).validation.select_on == ("itm_accuracy")
+    assert load_recipe("pretrain-small", ["blind=true", "validation.select_on=itm_accuracy"]).validation.select_on == (
+        "itm_accuracy"
+    )
+    assert load_recipe("vqa-small", ["blind=true"]).validation.select_on == "vqa_score"

@@ -260,7 +260,15 @@ class Recipe(Section):
         """The figure that chooses the best model, where none is named."""
         if not self.validation.select_on:
             self.validation.select_on = MAIN_FIGURE[self.task]
+            if self.blind and self.task == "pretraining" and self.learns_words():
+                self.validation.select_on = (
+                    "mlm_accuracy"  # by its matches, which are chance, any model may be the best
+                )
         return self
+
+    def learns_words(self) -> bool:
+        """Whether any phase has masked words."""
+        return any(loss.mlm or loss.text_mlm for loss in (self.loss, *(p.loss for p in self.phases if p.loss)))
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
