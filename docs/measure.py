@@ -109,7 +109,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def run_all(jobs: dict[str, dict[str, Any]], names: list[str], workers: int) -> int:
-    """Run the jobs; 1 when one failed. Ctrl-C stops them where they can go on later."""
+    """Run the jobs; 1 when one failed. Ctrl-C or SIGTERM stops them where they can go on later."""
     done, spent = load(STATE), load(SPENT)  # minutes of jobs that ended, and of every job until now
     failed: set[str] = set()
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
@@ -150,7 +150,7 @@ def run_all(jobs: dict[str, dict[str, Any]], names: list[str], workers: int) -> 
                 keep_figures(jobs, name, done)
     except KeyboardInterrupt:
         for process, _ in running.values():
-            process.send_signal(signal.SIGINT)
+            process.terminate()
         for process, _ in running.values():
             process.wait()
         return 130
@@ -171,6 +171,8 @@ def main() -> int:
         for name in names:
             print(f"{'done' if name in done else '    '}  {name:24} {jobs[name]['run']}")
         return 0
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a shell ignores SIGINT for what it starts in the background
+        signal.signal(stop, signal.default_int_handler)
     code = run_all(jobs, names, args.workers)
     sys.argv = sys.argv[:1]
     return code or make_tables()

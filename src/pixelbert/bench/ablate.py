@@ -20,7 +20,7 @@ import numpy as np
 
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import UsageError, nearest
-from pixelbert.recipes.schema import Recipe, load_recipe
+from pixelbert.recipes.schema import Loss, Recipe, load_recipe
 from pixelbert.tasks.table import TASKS
 
 
@@ -43,8 +43,9 @@ class Row:
 
     def changes(self) -> list[str]:
         """The row as changes to a pretraining recipe: the paper's losses and masking alone, no phases, its sampling."""
-        losses = f"loss={{mlm: {int(self.mlm)}, itm: {int(self.itm)}, contrastive: 0, align: 0, tags: 0, text_mlm: 0}}"
-        changes = [losses, "contrastive_size=0", "phases=[]", "itm.hard_share=0", "mlm.probability=0.15",
+        weights = dict.fromkeys(Loss.model_fields, 0) | {"mlm": int(self.mlm), "itm": int(self.itm)}
+        losses = ", ".join(f"{name}: {weight}" for name, weight in weights.items())
+        changes = [f"loss={{{losses}}}", "contrastive_size=0", "phases=[]", "itm.hard_share=0", "mlm.probability=0.15",
                    "mlm.heavy_share=0", "visual.skip=false", "itm.calibration_images=0"]  # fmt: skip
         measure = "validation.select_on=" + ("itm_accuracy" if self.itm else "mlm_accuracy")
         return [*changes, measure, *([] if self.sampled else ["visual.num_sampled_pixels=0"])]

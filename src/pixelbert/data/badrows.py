@@ -13,9 +13,6 @@ from pixelbert.errors import DataError
 
 _SHOWN = 5
 
-#: How the readers say that an image of pairs has no text: it could be ranked, but nothing is true of it.
-_CAPTIONLESS = re.compile(r"has no (sentence|caption|region)$|^the list of texts is empty$")
-
 
 class BadRows:
     """Writes bad_rows.jsonl as rows come in, and remembers the first few and their counts by kind of reason and split.
@@ -38,7 +35,7 @@ class BadRows:
         self.total += 1
         self.of_split[split] += 1
         self.first_of.setdefault(split, row)
-        if _CAPTIONLESS.search(row.reason):
+        if row.captionless:
             self.captionless.setdefault(split, []).append(row)
         self.kinds[kind_of(row.reason)] += 1
         if len(self.first) < _SHOWN:

@@ -88,6 +88,7 @@ class BadRow:
     place: str  # "line 12", "annotation 17"
     reason: str
     split: str = ""  # as far as its file tells
+    captionless: bool = False  # an image of pairs without any text: it could be ranked, but nothing is true of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 from pixelbert.errors import UsageError, nearest
 from pixelbert.inference.cells import Cells
 from pixelbert.inference.sentence_words import Sentence, Word, read_sentence
+from pixelbert.inference.texts import whole_number
 from pixelbert.model.image_processing import ImageSource, decode_image
 from pixelbert.model.pixels import Grid, mean_over
 
@@ -217,9 +217,7 @@ class Looking:
         ):
             if value is None and name == "head":
                 continue
-            if not isinstance(value, Integral):
-                raise UsageError(f"{name} {value!r}: not a whole number; the model has {name}s 1 to {most}")
-            if not 1 <= value <= most:
+            if not 1 <= whole_number(value, name) <= most:
                 raise UsageError(f"{name} {value}: the model has {name}s 1 to {most}")
         if method.occlude < 1:
             raise UsageError(f"occlude {method.occlude}: at least 1 cell a side is taken away")

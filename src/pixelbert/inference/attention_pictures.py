@@ -151,11 +151,9 @@ def sheet(
 
 def write_png(path: str | Path, image: Image.Image) -> None:
     """The picture as PNG, whole or not at all."""
-    if not Path(path).name or Path(path).is_dir():
-        raise UsageError(
-            f"{path or 'the name of the picture'}: is {'a folder' if str(path) else 'empty'}; give a file to write"
-        )
     path = Path(path)
+    if path.is_dir():  # also an empty name: the folder one stands in
+        raise UsageError(f"{path}: is a folder; give a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.writing")
     try:

@@ -11,11 +11,7 @@ from transformers import BertModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import ModelOutput
-from transformers.models.bert.modeling_bert import (
-    BertLayer,
-    BertLMPredictionHead,
-    BertSelfAttention,
-)
+from transformers.models.bert.modeling_bert import BertLayer, BertLMPredictionHead, BertSelfAttention
 from transformers.utils.output_capturing import capture_outputs
 
 from pixelbert.model.backbone import VisualBackbone
@@ -173,7 +169,7 @@ class Skip(nn.Linear):
     """The mean pixel's own scores of hidden words, which are added up (beyond the paper); at first nothing.
 
     It is what a linear probe of the pixels finds in a few hundred steps and the Transformer in ten times as many. Its
-    weights are its own: through the word embeddings, which the decoder of masked words shares, a third of it is found.
+    weights are its own: through the word embeddings, which the decoder of masked words shares, half of it is found.
     """
 
     def __init__(self, config: Any) -> None:
@@ -226,10 +222,8 @@ class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
         if labels is not None:
             hidden = labels != -100
             words, picture = words[hidden], None if picture is None else picture[hidden]
-        mlm_logits, itm_logits = (
-            self.word_scores(words, picture),
-            in_float32(self.itm_head, output.last_hidden_state[:, 0]),
-        )
+        mlm_logits = self.word_scores(words, picture)
+        itm_logits = in_float32(self.itm_head, output.last_hidden_state[:, 0])
         loss = None
         if itm_labels is not None:
             loss = nn.functional.cross_entropy(itm_logits.float(), itm_labels)

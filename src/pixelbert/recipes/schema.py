@@ -260,28 +260,25 @@ class Recipe(Section):
         """The figure that chooses the best model, where none is named."""
         if not self.validation.select_on:
             self.validation.select_on = MAIN_FIGURE[self.task]
-            if self.blind and self.task == "pretraining" and self.learns_words():
-                self.validation.select_on = (
-                    "mlm_accuracy"  # by its matches, which are chance, any model may be the best
-                )
+            # a blind run's matches are chance: by them any of its models may be the best
+            if self.blind and self.task == "pretraining" and any(loss.mlm or loss.text_mlm for loss in self.losses):
+                self.validation.select_on = "mlm_accuracy"
         return self
 
-    def learns_words(self) -> bool:
-        """Whether any phase has masked words."""
-        return any(loss.mlm or loss.text_mlm for loss in (self.loss, *(p.loss for p in self.phases if p.loss)))
+    @property
+    def losses(self) -> list[Loss]:
+        """The weights outside of phases, and those of every phase that has its own."""
+        return [self.loss, *(phase.loss for phase in self.phases if phase.loss is not None)]
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
         untils = [phase.until for phase in self.phases]
         if sorted(set(untils)) != untils:
             raise ValueError(f"the phases' `until` must grow, not {', '.join(map(str, untils))}")
-        losses = [self.loss, *(phase.loss for phase in self.phases if phase.loss)]
         hard = [self.itm.hard_share, *(phase.hard_share or 0.0 for phase in self.phases)]
-        if not all(
-            loss.mlm or loss.itm or loss.contrastive or loss.align or loss.tags or loss.text_mlm for loss in losses
-        ):
+        if not all(any(weight for _, weight in loss) for loss in self.losses):
             raise ValueError("at least one loss needs a weight")
-        if not self.contrastive_size and (any(loss.contrastive for loss in losses) or any(hard)):
+        if not self.contrastive_size and (any(loss.contrastive for loss in self.losses) or any(hard)):
             raise ValueError("the contrastive loss and hard negatives need contrastive_size, their vectors' width")
         if self.train.feature_views > 1 and (self.image.augment == "none" or not self.train.keep_frozen_features):
             raise ValueError("train.feature_views needs image.augment and train.keep_frozen_features")

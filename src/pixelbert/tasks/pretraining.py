@@ -260,7 +260,7 @@ class PretrainingObjective(Objective):
         return output.mlm_logits.float()
 
     def losses(self, batch: Batch, grid: Grid, settings: LossSettings) -> dict[str, Tensor]:
-        """mlm, itm, contrastive, align and tags, those with a weight."""
+        """mlm, itm, contrastive, align, tags and text_mlm, those with a weight."""
         losses: dict[str, Tensor] = {}
         replaced = None
         texts = None
@@ -339,15 +339,17 @@ class PretrainingObjective(Objective):
     def _text_alone(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
         """Pooled vectors [T, D] of captions with words hidden, and the loss of those words, without any image."""
         ids, labels, mask = batch["text_ids"], batch["text_labels"], batch["caption_mask"]
-        vectors, order, loss = [], [], ids.new_zeros((), dtype=torch.float32)
-        for rows, length in length_chunks(mask, self.chunks):
-            inner, hidden = mask[rows, :length], labels[rows, :length] != IGNORED
-            words = self.model.pixelbert(ids[rows, :length], attention_mask=inner).last_hidden_state
-            loss = loss + mlm_loss(self.model.word_scores(words[hidden]), labels[rows, :length][hidden])
-            if self.model.contrastive is not None:
-                vectors.append(self.model.contrastive.text_vectors(words, inner))
-            order.append(rows)
-        return torch.cat(vectors)[torch.cat(order).argsort()] if vectors else None, loss
+        head, losses = self.model.contrastive, []
+
+        def read(rows: Tensor, length: int) -> Tensor:
+            inner, wanted = mask[rows, :length], labels[rows, :length]
+            words: Tensor = self.model.pixelbert(ids[rows, :length], attention_mask=inner).last_hidden_state
+            hidden = wanted != IGNORED
+            losses.append(mlm_loss(self.model.word_scores(words[hidden]), wanted[hidden]))
+            return words[:, 0] if head is None else head.text_vectors(words, inner)
+
+        vectors = by_length(mask, self.chunks, read)
+        return None if head is None else vectors, torch.stack(losses).sum()
 
     def _text_vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
         return by_length(mask, self.chunks, lambda rows, n: self.model.text_vectors(ids[rows, :n], mask[rows, :n]))

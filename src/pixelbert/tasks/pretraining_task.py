@@ -15,7 +15,7 @@ from pixelbert.errors import DataError
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.processor import PixelBertProcessor
-from pixelbert.recipes.schema import Loss, Phase, Recipe
+from pixelbert.recipes.schema import Phase, Recipe
 from pixelbert.tasks.match_fit import FitsMatches
 from pixelbert.tasks.predicting import scored_records
 from pixelbert.tasks.pretraining import LossSettings, PretrainingBatches, PretrainingObjective, loss_counts
@@ -44,7 +44,7 @@ class Pretraining(FitsMatches):
             heavy_share=recipe.mlm.heavy_share, heavy_probability=recipe.mlm.heavy_probability,
             mlm_on_negatives=recipe.mlm.on_negatives, negative_ratio=recipe.itm.negative_ratio,
             contrastive=train and (config.contrastive_size > 0 or _reads_captions(recipe)),
-            text_mlm=train and any(loss.text_mlm for loss in _all_losses(recipe)),
+            text_mlm=train and any(loss.text_mlm for loss in recipe.losses),
         )  # fmt: skip
 
     def objective(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> PretrainingObjective:
@@ -102,12 +102,8 @@ class Pretraining(FitsMatches):
 
 
 def _reads_captions(recipe: Recipe) -> bool:
-    """Whether any phase has a loss on pixels and plain captions, pooled vectors aside."""
-    return any(loss.align or loss.tags or loss.text_mlm for loss in _all_losses(recipe))
-
-
-def _all_losses(recipe: Recipe) -> list[Loss]:
-    return [recipe.loss, *(phase.loss for phase in recipe.phases if phase.loss is not None)]
+    """Whether any phase has a loss on plain captions, pooled vectors aside."""
+    return any(loss.align or loss.tags or loss.text_mlm for loss in recipe.losses)
 
 
 def word_lines(held_out: HeldOut, words: list[dict[str, Any]]) -> str:

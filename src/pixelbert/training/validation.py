@@ -83,7 +83,7 @@ class Validator:
         if self.best is None or value > self.best:
             self.best = value
             save_best(self.run, self.parts.model)
-            if outcome is not None and outcome.stated is not None and not self.scoring.images:  # of the whole split
+            if outcome is not None and outcome.stated is not None and not self.scoring.images and not self.recipe.blind:
                 told = {"task": self.task.name, "split": self.recipe.data.val_split}
                 write_file(self.run / FILE, json.dumps(told | calibrate(outcome.stated()), indent=1) + "\n")
         save_last(self.run, self.parts.model, self.parts.processor)

@@ -69,7 +69,7 @@ def test_an_image_without_caption_is_a_bad_row(tmp_path, tools):
     path = tools.write_json(tmp_path / "captions_train2014.json", {"images": images, "annotations": captions})
     rows = list(coco.read(path, exclude=Exclusions(coco_ids={"8": "why"})))
     assert [r.id for r in rows if isinstance(r, Example)] == ["1", "2"]
-    assert rows[2:] == [BadRow(str(path), "image 0", "'seven.jpg' has no caption", "train")]
+    assert rows[2:] == [BadRow(str(path), "image 0", "'seven.jpg' has no caption", "train", captionless=True)]
     assert [r.split for r in coco.read(path, split="val") if isinstance(r, BadRow)] == ["val", "val"]
 
 

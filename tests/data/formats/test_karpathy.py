@@ -70,7 +70,8 @@ def test_an_entry_that_cannot_be_used_is_a_bad_row(tmp_path, tools, change, reas
     path = tools.write_json(tmp_path / "dataset_x.json", {"images": [good, wrong, 5]})
     rows = list(karpathy.read(path))
     assert isinstance(rows[0], Example)
-    assert rows[1] == BadRow(str(path), "image 1", reason, "train" if "split" not in change else "")
+    split = "train" if "split" not in change else ""
+    assert rows[1] == BadRow(str(path), "image 1", reason, split, captionless=change == {"sentences": []})
     assert rows[2] == BadRow(str(path), "image 2", "an object was expected, found int")
 
 

@@ -80,7 +80,6 @@ def run_quickstart(
     _prepare(out, console)
     changes = [f"text.vocab={_vocabulary(out)}", *overrides]
     figures, blind = _runs(out, seed, changes, cores() > 1 if parallel is None else parallel, console)
-    _calibrate(out, console)
     words = word_scores(_masked_words(out / "pretraining"), _masked_words(out / "pretraining-blind"))
     minutes = round((time.monotonic() - started) / 60, 2)
     result = {
@@ -214,17 +213,6 @@ def _vocabulary(out: Path) -> Path:
         pieces = train_wordpiece(texts, load_recipe("pretrain-tiny").text.vocab_size)
         write_file(path, "".join(f"{piece}\n" for piece in pieces))
     return path
-
-
-def _calibrate(out: Path, console: Console) -> None:
-    """Fit what the chances that `ask`, `match` and `compare` tell are worth, on the val split."""
-    from pixelbert.inference.attention_examples import write_attention
-    from pixelbert.training.evaluate import evaluate
-
-    _say(console, "measuring what their chances are worth")
-    for run, _, data in RUNS:
-        if run != "retrieval":  # its ranking takes longer than all others together, and is done already
-            evaluate(out / run, out / "data" / data, attend=write_attention)
 
 
 def _masked_words(run: Path) -> list[dict[str, Any]]:

@@ -74,7 +74,9 @@ def read(
         raise DataError(f"{source}: has no 'annotations'; is it a COCO captions file?")
     for image, photo in photos.items():
         if image not in captioned and not photo.excluded:
-            yield BadRow(str(source), f"image {photo.number}", f"'{photo.name}' has no caption", split)
+            yield BadRow(
+                str(source), f"image {photo.number}", f"'{photo.name}' has no caption", split, captionless=True
+            )
     for image, rows in left_out.items():
         yield Excluded(photos[image].excluded, rows)
 

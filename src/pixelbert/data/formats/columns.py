@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixelbert.data.formats.common import RowError, as_id, canonical_split, known_split
+from pixelbert.data.formats.common import NoText, RowError, as_id, canonical_split, known_split
 from pixelbert.data.formats.labels import Labels
 from pixelbert.data.records import TEST_SPLITS, BadRow, Example
 from pixelbert.errors import DataError
@@ -82,7 +82,7 @@ class OwnRows:
         try:
             yield from self._examples(place, values)
         except RowError as error:
-            yield BadRow(str(self.source), place, str(error), self.split_of(values))
+            yield BadRow(str(self.source), place, str(error), self.split_of(values), isinstance(error, NoText))
 
     def split_of(self, values: Mapping[str, Any]) -> str:
         """The split of a row that is bad anyway, "" when what it names is none."""
@@ -97,7 +97,7 @@ class OwnRows:
         if self.task != "pairs" or not isinstance(texts, list):
             texts = [texts]
         if not texts:
-            raise RowError("the list of texts is empty")
+            raise NoText("the list of texts is empty")
         target = self._target(place, values, identity, image, split)
         names = [identity] if len(texts) == 1 else [f"{identity}#{k}" for k in range(len(texts))]
         where = f"{self.source}: {place}"

@@ -18,6 +18,10 @@ class RowError(Exception):
     """A row cannot be used; the message is the reason. Readers turn it into a BadRow."""
 
 
+class NoText(RowError):
+    """An image of pairs comes without any text."""
+
+
 # Above this the whole text is not read again just to name the line of a damaged place.
 _MAX_BYTES_TO_LOCATE = 256 * 1024 * 1024
 

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from pixelbert.data.files import OnRead
-from pixelbert.data.formats.common import RowError, as_id, canonical_split, find_annotations, json_items, known_split
+from pixelbert.data.formats.common import (
+    NoText,
+    RowError,
+    as_id,
+    canonical_split,
+    find_annotations,
+    json_items,
+    known_split,
+)
 from pixelbert.data.formats.exclusion import Exclusions, coco_flickr_ids, flickr_set
 from pixelbert.data.records import BadRow, Example, Excluded
 from pixelbert.errors import DataError, UsageError
@@ -52,7 +60,7 @@ def read(
         try:
             examples = _examples(image, path, place, merge_restval)
         except RowError as error:
-            yield BadRow(str(path), place, str(error), _split(image, merge_restval))
+            yield BadRow(str(path), place, str(error), _split(image, merge_restval), isinstance(error, NoText))
             continue
         unmatched += bool(
             exclude and exclude.flickr_ids and "cocoid" in image and as_id(image["cocoid"]) not in flickr_of
@@ -84,7 +92,7 @@ def _examples(image: Any, path: Path, place: str, merge_restval: bool) -> list[E
     if not isinstance(sentences, list):
         raise RowError(f"'{filename}' has no list of 'sentences'")
     if not sentences:
-        raise RowError(f"'{filename}' has no sentence")
+        raise NoText(f"'{filename}' has no sentence")
     canonical_split(image.get("split"))  # an unknown one is the row's fault
     split = _split(image, merge_restval)
     folder = image.get("filepath") or ""

@@ -75,7 +75,7 @@ def read(
         photo = photos.get(image_id)
         if not regions and not (photo and photo.excluded):
             told = f"'{photo.name}'" if photo else f"image '{image_id}'"
-            yield BadRow(str(source), f"image {number}", f"{told} has no region", split)
+            yield BadRow(str(source), f"image {number}", f"{told} has no region", split, captionless=True)
     if number < 0:
         raise DataError(f"{source}: is no list of images; is it a Visual Genome region file?")
 
