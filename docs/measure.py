@@ -1,7 +1,7 @@
 """Run the commands behind docs/results.json: those of docs/measurements.yaml, two at a time, each on its own core.
 
 python docs/measure.py                 whatever is not done yet, in the order of the file
-python docs/measure.py vqa pairs       these and what they need
+python docs/measure.py vqa pairs       these and what they need, in this order
 python docs/measure.py --list          what is done, and what is left
 
 A measurement that was stopped goes on: a run continues from its checkpoint, finished ones are not run again
@@ -46,16 +46,19 @@ def load_jobs() -> dict[str, dict[str, Any]]:
 
 
 def with_needs(jobs: dict[str, dict[str, Any]], names: list[str]) -> list[str]:
-    """The jobs asked for (all, when none is named) and what they need, in the file's order."""
-    wanted, queue = set[str](), list(names or jobs)
-    while queue:
-        name = queue.pop()
+    """The jobs asked for, in that order (all, in the file's, when none is named), each after what it needs."""
+    wanted: dict[str, None] = {}
+
+    def add(name: str) -> None:
         if name not in jobs:
             raise SystemExit(f"no measurement '{name}'; see --list")
-        if name not in wanted:
-            wanted.add(name)
-            queue += jobs[name].get("needs", [])
-    return [name for name in jobs if name in wanted]
+        for need in jobs[name].get("needs", []):
+            add(need)
+        wanted[name] = None
+
+    for name in names or jobs:
+        add(name)
+    return list(wanted)
 
 
 def command_of(run: str) -> list[str]:

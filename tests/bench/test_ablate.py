@@ -11,7 +11,7 @@ import pytest
 
 from pixelbert.bench import ablate as module
 from pixelbert.bench.ablate import ROWS, Ablation, AblationResult, ablate, difference, table
-from pixelbert.errors import DataError, UsageError
+from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.recipes.schema import load_recipe
 from tiny_runs import BASE
 from tiny_tasks import TASKS, task_data
@@ -46,29 +46,36 @@ def test_the_table_shows_means_and_spread_beside_the_paper() -> None:
     assert "| 5 | MLM + ITM, random pixels | 71.3 / **52.0** ± 2.8 | 75.7 / **10.0** ± 0.0 |" in text
 
 
-def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(tmp_path: Path) -> Ablation:
     data = {task: str(task_data(tmp_path / task, task)) for task in TASKS}
-    asked = Ablation(
+    return Ablation(
         {"pairs": data["retrieval"], "vqa": data["question_answering"], "nlvr2": data["image_pairs"]},
         size="tiny", rows=(1, 5), pairs=16, examples=16, retrieval_examples=8, retrieval_images=3,
         overrides=(*BASE.split(" "), "answers.min_count=1", "ranking.negatives=3"),
     )  # fmt: skip
+
+
+def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tiny(tmp_path)
     runs: list[str] = []
     real = module._run
 
+    stops = [2, 5]  # inside the first row, and inside the second
+
     def stopping(recipe: object, data: str, run: Path, *rest: object) -> dict[str, float]:
-        if len(runs) == 5 and not (tmp_path / "went on").exists():
-            (tmp_path / "went on").touch()
+        if stops and len(runs) == stops[0]:
+            stops.pop(0)
             raise KeyboardInterrupt
         runs.append(str(run.relative_to(tmp_path / "out")))
         return real(recipe, data, run, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_run", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        ablate(tmp_path / "out", asked, say=lambda text: None)
-    assert runs == [
-        "row-1/seed-0/vqa", "row-1/seed-0/retrieval", "row-1/seed-0/nlvr2", "row-5/seed-0/pretraining",
-        "row-5/seed-0/vqa",
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ablate(tmp_path / "out", asked, say=lambda text: None)
+    assert runs == [  # the two of the first row that were finished are asked for again, and give what they have
+        "row-1/seed-0/vqa", "row-1/seed-0/retrieval", "row-1/seed-0/vqa", "row-1/seed-0/retrieval",
+        "row-1/seed-0/nlvr2",
     ]  # fmt: skip
     result = ablate(tmp_path / "out", asked, say=lambda text: None)
     assert runs[5:] == [
@@ -78,12 +85,55 @@ def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.
     assert set(kept["figures"]) == {"1", "5"} and result.figures[5][0].keys() == {
         "vqa_score", "i2t_r1", "t2i_r1", "accuracy",
     }  # fmt: skip
-    assert {c["rows"][1] for c in kept["claims"]} == {1}
+    assert {(c["rows"][1], c["figure"]) for c in kept["claims"]} == {
+        (1, "vqa_score"), (1, "i2t_r1"), (1, "t2i_r1"), (1, "accuracy"),
+    }  # fmt: skip
     assert (tmp_path / "out" / "table.md").read_text() == result.table
     with pytest.raises(UsageError, match="another pairs"):
         ablate(tmp_path / "out", replace(asked, pairs=17), say=lambda text: None)
     again = ablate(tmp_path / "out", replace(asked, rows=(1,)), say=lambda text: None)
     assert again.table == result.table and len(runs) == 9  # rows of before stay
+
+
+def test_a_larger_row_joins_later_and_rows_without_a_common_seed_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, asked, runs = tmp_path / "out", replace(tiny(tmp_path), rows=(1,)), []
+
+    def made_up(recipe: object, data: str, run: Path, *rest: object) -> dict[str, float]:
+        runs.append(str(run.relative_to(out)))
+        (run / "validation").mkdir(parents=True)
+        name = "ranks.jsonl" if run.name == "retrieval" else "records.jsonl"
+        row = {"record": "a", "image": "i", "rank": 1, "score": 50.0, "right": True}
+        for file in (name, "image_ranks.jsonl"):
+            (run / "validation" / file).write_text(json.dumps(row) + "\n" + json.dumps(row | {"record": "b"}) + "\n")
+        return dict.fromkeys(("vqa_score", "i2t_r1", "t2i_r1", "accuracy"), 50.0)
+
+    monkeypatch.setattr(module, "_run", made_up)
+    quiet = lambda text: None  # noqa: E731
+    ablate(out, asked, say=quiet)
+    other_seed = ablate(out, replace(asked, rows=(5,), seeds=(1,)), say=quiet)
+    assert set(other_seed.figures) == {1, 5} and other_seed.claims == []
+    with pytest.raises(UsageError, match="nmae"):  # told before a row is run
+        ablate(out, replace(asked, rows=(1, 6), larger=("backbone.nmae=resnet10t",)), say=quiet)
+    with pytest.raises(UsageError, match="lsos"):
+        ablate(out, replace(asked, rows=(1, 5), pretraining=("lsos.mlm=1",)), say=quiet)
+    before = len(runs)
+    larger = replace(asked, rows=(1, 6), larger=("backbone.name=resnet10t",))
+    assert set(ablate(out, larger, say=quiet).figures) == {1, 5, 6}
+    assert {run.split("/")[0] for run in runs[before:]} == {"row-6"}
+    with pytest.raises(UsageError, match="another larger"):
+        ablate(out, replace(larger, larger=("backbone.name=resnet14t",)), say=quiet)
+    assert set(ablate(out, replace(asked, rows=(5,)), say=quiet).figures) == {1, 5, 6}  # row 6's CNN is not asked for
+    assert ablate(out, larger, say=quiet).claims
+
+
+def test_a_damaged_record_of_an_ablation_is_told(tmp_path: Path) -> None:
+    asked = tiny(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ablation.json").write_text("{")
+    with pytest.raises(CheckpointError, match="ablation.json: damaged"):
+        ablate(tmp_path / "out", asked, say=lambda text: None)
 
 
 def test_what_cannot_become_a_table_is_told_before_any_run(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_giving_up_at_a_number_of_bad_rows(folder, tmp_path):
 HELD_OUT = [  # a row of val or test, and why it is bad; the first two rows are line 2 and 3
     ("b,none.jpg,a text,val", "line 4: image 'none.jpg' not found in"),
     ("b,cut.jpg,a text,dev", "line 4: image '.*cut.jpg' is cut off"),
-    ("b,2.jpg, ,validation", "line 4: the text is empty"),
+    ("b,1.jpg, ,validation", "line 4: the text is empty"),  # the image has another one
     ("b,,a text,test-dev", "line 4: names no image"),
     ("v,2.jpg,a text,val", "line 4: id 'v' is repeated in split val; first at"),
 ]
@@ -242,6 +242,14 @@ def test_rows_that_name_no_split_may_be_bad_though_some_of_them_become_val(folde
           "annotations": [{"id": 1, "image_id": 1, "caption": "x"}]}, "image 1: '2.jpg' has no caption"),
         ("jsonl", "val.jsonl", '{"image": "1.jpg", "text": "x"}\n{"image": "2.jpg", "text": []}\n',
          "line 2: the list of texts is empty"),
+        ("jsonl", "val.jsonl", '{"image": "1.jpg", "text": "x"}\n{"image": "2.jpg", "text": null}\n',
+         "line 2: the text is missing"),
+        ("jsonl", "val.jsonl", '{"image": "1.jpg", "text": "x"}\n{"image": "2.jpg", "text": ["", " "]}\n',
+         "line 2: the text is empty"),
+        ("csv", "val.csv", "image,text\n1.jpg,x\n2.jpg,\n", "line 3: the text is empty"),
+        ("karpathy", "dataset_x.json",
+         {"images": [{"filename": "2.jpg", "split": "val", "sentences": [{"raw": "", "sentid": 9}], "sentids": [9]}]},
+         "image 2, sentence 0: the text is empty"),
     ],
 )  # fmt: skip
 def test_a_held_out_image_without_caption_stops_in_every_format(folder, tmp_path, tools, format, name, content, reason):
@@ -251,7 +259,25 @@ def test_a_held_out_image_without_caption_stops_in_every_format(folder, tmp_path
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(DataError, match=f"{name}: {reason}; a score is over all of a split"):
         prepare(format, [folder / name], tmp_path / "out")
-    assert prepare(format, [folder / name], tmp_path / "out", max_bad=1).info["bad_rows"]["splits"] == {"val": 1}
+    allowed = prepare(format, [folder / name], tmp_path / "out", max_bad=2).info
+    assert set(allowed["bad_rows"]["splits"]) == {"val"}
+
+
+def test_a_stray_quote_does_not_swallow_rows(folder, tmp_path):
+    """The quote of line 3 closes in line 6, before a comma or before anything else."""
+    for closing, told in (('d,4.jpg,"a text",train', "closes only in line 6"), ('d,4.jpg,a text",train', "closes only in line 6, over other rows")):
+        rows = ["a,0.jpg,x,train", 'b,1.jpg,"x,train', "c,2.jpg,x,train", "e,3.jpg,x,train", closing]
+        path = write_csv(folder, [*rows, "f,2.jpg,x,train"])
+        with pytest.raises(DataError, match=f"line 3: a quote opens here and .*{told}"):
+            prepare("csv", [path], tmp_path / "out")
+    path = write_csv(folder, ['a,0.jpg,"two lines,\nof one text, of 4.jpg",train', "b,1.jpg,x,train"])
+    assert prepare("csv", [path], tmp_path / "out").info["splits"]["train"]["records"] == 2
+
+
+def test_json_that_is_nested_too_deeply_is_a_bad_row(folder, tmp_path):
+    deep = '{"image": "1.jpg", "text": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    (folder / "mine.jsonl").write_text('{"image": "0.jpg", "text": "x"}\n' + deep + "\n")
+    assert prepare("jsonl", [folder / "mine.jsonl"], tmp_path / "out").info["bad_rows"]["total"] == 1
 
 
 def test_an_official_train_image_without_caption_is_left_out_and_listed(folder, tmp_path, tools):

@@ -305,3 +305,50 @@ def test_the_worked_example_of_the_documentation(repository, tmp_path, tools):
         assert data.info["bad_rows"]["total"] == 0
     one, two = (PreparedData(tmp_path / f"out-questions.{end}").split("train") for end in ("csv", "jsonl"))
     assert [one.target(r)["answers"] for r in range(2)] == [two.target(r)["answers"] for r in range(2)]
+
+
+def own(folder, tools, rows, name="mine.jsonl"):
+    folder.mkdir(exist_ok=True)
+    for k in range(24):
+        (folder / f"{k}.jpg").write_bytes(tools.picture(k))
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / name
+
+
+def test_pictures_of_one_statement_stay_on_one_side(tmp_path, tools):
+    """Chains of three pictures: the middle one stands in two statements."""
+    pairs = [(3 * k + i, 3 * k + i + 1) for k in range(8) for i in range(2)]
+    rows = [{"left": f"{a}.jpg", "right": f"{b}.jpg", "text": "x", "label": "true"} for a, b in pairs]
+    data = prepare("jsonl", [own(tmp_path / "own", tools, rows)], tmp_path / "out", val_fraction=0.25)
+    sides = {name: {split.image_id(i) for i in range(split.num_images)}
+             for name, split in ((n, data.split(n)) for n in ("train", "val"))}  # fmt: skip
+    assert not sides["train"] & sides["val"] and sides["val"] and len(sides["val"]) % 3 == 0
+    assert not [note for note in data.info["notes"] if "LEAK" in note]
+
+
+def test_where_all_pictures_hang_together_the_leak_is_told(tmp_path, tools):
+    rows = [{"left": f"{k}.jpg", "right": f"{(k + 1) % 24}.jpg", "text": "x", "label": "true"} for k in range(24)]
+    data = prepare("jsonl", [own(tmp_path / "own", tools, rows)], tmp_path / "out", val_fraction=0.25)
+    told = " ".join(data.info["notes"])
+    assert "all images hang together" in told and "LEAK" in told and data.info["splits"]["val"]["records"]
+
+
+def test_most_people_s_answer_is_counted_as_the_score_compares(tmp_path, tools):
+    rows = [
+        {"image": "0.jpg", "question": "how many", "answers": ["Two", "2", "two", "cat", "cat"]},
+        {"image": "1.jpg", "question": "what", "answers": ["cat", "cat", "dog"]},
+        {"image": "2.jpg", "question": "what", "answer": float("nan")},
+    ]
+    data = prepare("jsonl", [own(tmp_path / "own", tools, rows)], tmp_path / "out", max_bad=1)
+    split = data.split("train")
+    assert [split.target(r)["multiple_choice_answer"] for r in range(split.num_records)] == ["Two", "cat"]
+    assert "an answer is nan, no text" in (tmp_path / "out" / "bad_rows.jsonl").read_text()
+
+
+def test_other_pictures_of_the_same_names_are_other_data(tmp_path, tools):
+    path = own(tmp_path / "own", tools, [{"image": "0.jpg", "text": "x"}])
+    first = prepare("jsonl", [path], tmp_path / "out").fingerprint
+    moved = path.parent.rename(tmp_path / "moved") / path.name
+    assert prepare("jsonl", [moved], tmp_path / "out", overwrite=True).fingerprint == first
+    (moved.parent / "0.jpg").write_bytes(tools.picture(0, (80, 60)))
+    assert prepare("jsonl", [moved], tmp_path / "out", overwrite=True).fingerprint != first

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from untrained_runs import SIZES, WIDE, make_run
 
 import pixelbert
 from pixelbert.data.records import PreparedData
@@ -18,6 +19,7 @@ from pixelbert.inference.predictor import Predictor
 from pixelbert.tasks.calibration import calibrate, scale_of
 from pixelbert.tasks.task import Scoring
 from pixelbert.training.evaluate import run_on_split
+from tiny_tasks import task_data, task_recipe
 
 NEAR = 1e-4
 QUESTIONS = ["what is the man", "what is the small green dog under the tree", "cat", "what is the dog"]
@@ -53,6 +55,18 @@ def test_ask_agrees_with_evaluate(runs, predictors):
     assert [a.answer for a in answers] == [row["answer"] for row in outcome.rows]
     assert [a.probability for a in answers] == pytest.approx([row["probability"] for row in outcome.rows], abs=NEAR)
     assert len({round(a.probability, 3) for a in answers}) > 2  # they differ, so that agreeing means something
+
+
+def test_they_agree_where_evaluate_reads_kept_features(tmp_path):
+    """Kept maps are float16, and what `ask` computes anew is rounded alike."""
+    data = task_data(tmp_path / "data", "question_answering")
+    kept = ("train.keep_frozen_features=true", "backbone.frozen_stages=9")
+    made = make_run(tmp_path / "run", task_recipe("question_answering", *WIDE, *SIZES, *kept), data)
+    split, outcome = scored(lambda task: (made, data), "question_answering")
+    assert list((tmp_path / "features").iterdir())
+    images = [split.image(int(split.image_of[row["split_record"]])).read() for row in outcome.rows]
+    answers = Predictor.from_pretrained(made).ask(images, [row["question"] for row in outcome.rows])
+    assert [a.probability for a in answers] == pytest.approx([row["probability"] for row in outcome.rows], abs=6e-5)
 
 
 def test_compare_agrees_with_evaluate(runs, predictors):

@@ -13,6 +13,8 @@ from PIL import Image
 from pixelbert import cli
 from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.inference.predictor import Predictor
+from pixelbert.model.processor import PixelBertProcessor
+from pixelbert.model.tokenization import load_tokenizer, vocabulary_of
 from pixelbert.recipes.schema import load_recipe
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -55,6 +57,19 @@ def cut_weights(run):
     (run / "model.safetensors").write_bytes(data[: len(data) // 2])
 
 
+def no_vocabulary(run):
+    for name in ("tokenizer.json", "vocab.txt"):
+        (run / name).unlink()
+
+
+def another_vocabulary(run):
+    """As long as the run's own, two of its words changed places."""
+    processor = PixelBertProcessor.from_pretrained(run)
+    words = vocabulary_of(processor.tokenizer)
+    words[-1], words[-2] = words[-2], words[-1]
+    PixelBertProcessor(processor.image_processor, load_tokenizer(words)).save_pretrained(run)
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -71,6 +86,8 @@ def cut_weights(run):
         (lambda run: (run / "processor_config.json").unlink(), "half a run folder .no processor_config.json"),
         (lambda run: (run / "processor_config.json").write_text("{"), "processor cannot be read"),
         (lambda run: (run / "tokenizer.json").write_text("{"), "processor cannot be read"),
+        (no_vocabulary, "half a run folder .no tokenizer.json"),
+        (another_vocabulary, "its tokenizer has the vocabulary of another model"),
         (lambda run: (run / "calibration.json").write_text("{"), "calibration.json: damaged"),
     ],
 )

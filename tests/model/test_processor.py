@@ -180,3 +180,10 @@ def test_a_full_disk_leaves_the_earlier_files(processor, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         processor.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("edges", [(None, 900, None), (None, None, None), (64, None, None), (None, 150, None)])
+def test_an_edge_without_a_bound_stays_without_one(tmp_path, tokenizer, edges):
+    shorter, longer, square = edges
+    PixelBertProcessor(PixelBertImageProcessor(shorter, longer, square), tokenizer).save_pretrained(tmp_path)
+    assert PixelBertProcessor.from_pretrained(tmp_path).image_processor.rule == ResizeRule(shorter, longer, square)

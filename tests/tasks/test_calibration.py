@@ -143,6 +143,8 @@ def test_no_file_changes_nothing(tmp_path):
         ("[]", "damaged"),
         ('{"format": 1}', "damaged"),
         ('{"format": 1, "temperature": 0, "shift": 0}', "temperature"),
+        ('{"format": 1, "temperature": Infinity, "shift": 0}', "temperature"),
+        ('{"format": 1, "temperature": 1, "shift": 0, "threshold": "x"}', "damaged"),
         ('{"format": 99, "temperature": 1, "shift": 0}', "newer format"),
     ],
 )

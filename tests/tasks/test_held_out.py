@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Pairs]]:
             return scores[images, texts]
 
         monkeypatch.setattr(HeldOutPairs, "_match", match)
+        monkeypatch.setattr(HeldOutPairs, "_cost", lambda self, what, pairs, *_: held_out._Cost(pairs))
         return calls
 
     return count
@@ -55,7 +55,6 @@ def test_no_pair_is_scored_twice_after_a_stop(
     tmp_path: Path, counted: Callable[..., list[Pairs]], monkeypatch: pytest.MonkeyPatch, exact: bool
 ) -> None:
     monkeypatch.setattr(held_out, "_KEPT_FROM", 10)
-    monkeypatch.setattr(HeldOutPairs, "_announce", lambda *_: None)
     true = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)
 
     def scored() -> np.ndarray:
@@ -80,7 +79,6 @@ def test_scores_of_another_model_or_other_pairs_are_not_used(
     tmp_path: Path, counted: Callable[..., list[Pairs]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(held_out, "_KEPT_FROM", 5)
-    monkeypatch.setattr(HeldOutPairs, "_announce", lambda *_: None)
     texts = np.arange(12)
 
     def asked(images: np.ndarray, seed: int = 0) -> int:
@@ -101,17 +99,37 @@ def test_few_pairs_are_not_kept(tmp_path: Path, counted: Callable[..., list[Pair
 def test_the_cost_is_told_before_it_starts(
     tmp_path: Path, counted: Callable[..., list[Pairs]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    measured = HeldOutPairs._cost
     calls = counted(np.zeros((4, 12)))
+    monkeypatch.setattr(HeldOutPairs, "_cost", measured)
     told: list[tuple[str, int]] = []
     held = pairs_of(tmp_path, announce=lambda text: told.append((text, sum(map(len, calls)))))
     held.exact_scores(4)
-    assert told == []  # 48 pairs are done before anybody has read it
-    calls.clear()
-    monkeypatch.setattr(held_out, "_KEPT_FROM", 48)
-    held.exact_scores(4)
     ((text, before),) = told
-    assert re.fullmatch(r"exact matches: 48 pairs to score, about .+", text)
+    assert text == "exact matches: 48 pairs to score, less than a minute"
     assert before <= 12  # only the batches that the time is told from
+
+
+def test_few_pairs_that_take_long_are_kept(tmp_path: Path, counted: Callable[..., list[Pairs]]) -> None:
+    counted(np.zeros((4, 12)))
+    held = pairs_of(tmp_path, partial=tmp_path / "partial")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HeldOutPairs, "_cost", lambda self, what, pairs, *_: held_out._Cost(pairs, seconds=2.0))
+        held.exact_scores(4)
+    assert len(list((tmp_path / "partial").iterdir())) == 1
+
+
+def test_scores_of_other_captions_are_not_used(
+    tmp_path: Path, counted: Callable[..., list[Pairs]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out, "_KEPT_FROM", 10)
+    calls = counted(np.zeros((4, 12)))
+    pairs_of(tmp_path, partial=tmp_path / "partial").exact_scores(4)
+    first = sum(map(len, calls))
+    held = pairs_of(tmp_path, partial=tmp_path / "partial")
+    held.texts[5] = held.texts[5][::-1].copy()
+    held.exact_scores(4)
+    assert first == 48 and sum(map(len, calls)) == 96
 
 
 # -- the shortlist ---------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_the_list_keeps_answers_of_enough_questions_most_frequent_first() -> Non
     targets: list[dict[str, Any]] = [{"multiple_choice_answer": "two", "answers": ten(*["two"] * 10)}] * 3
     targets += [{"answers": ["red", "Red", "blue"]}] * 2 + [{"answers": ["green"]}] + [{}]
     assert answer_list(targets, 2) == ["2", "red"]
-    with pytest.raises(DataError, match="at least 9 of the 6 questions with answers"):
+    with pytest.raises(DataError, match="at least 9 of the 6 training questions with answers; answers.min_count"):
         answer_list(targets, 9)
 
 

@@ -72,15 +72,19 @@ def test_another_split_that_was_trained_on_is_told_and_calibrates_nothing(tmp_pa
     assert "trained on" not in capsys.readouterr().err and (run / "calibration.json").exists()
 
 
-def test_of_other_data_all_is_scored_and_nothing_told(tmp_path, data, capsys):
+def test_of_other_data_all_is_scored_with_a_warning_and_nothing_calibrated(tmp_path, data, capsys):
     run = run_of(tmp_path / "run", data, *BOTH)
     other = shutil.copytree(data, tmp_path / "other")
     info = json.loads((other / "prepared.json").read_text())
     (other / "prepared.json").write_text(json.dumps({**info, "fingerprint": "another"}))
     for split in ("val", "train"):
         result = evaluate(run, other, split=split)
-        assert (result["texts"], result["note"]) == ({"val": 12, "train": 27}[split], "")
+        told = f"was trained on split '{split}' of other data; whether it has seen records scored here is not known"
+        assert (result["texts"], result["note"]) == ({"val": 12, "train": 27}[split], told)
+        assert capsys.readouterr().err.count(told) == 1
+    evaluate(run_of(tmp_path / "train alone", data), other)  # it has held out every val record, but not this val
     assert "trained on" not in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/calibration.json"))
 
 
 def test_another_word_for_the_val_split_calibrates_too(tmp_path, data):

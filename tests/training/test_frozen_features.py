@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ from pixelbert.errors import MachineError
 from pixelbert.model.modeling import PixelBertModel
 from pixelbert.tasks.pretraining import PretrainingBatches
 from pixelbert.training import frozen_features, map_store
+from pixelbert.training.evaluate import evaluate
 from pixelbert.training.frozen_features import FrozenFeatures, frozen_steps, steps_of
+from tiny_tasks import picture, task_data, task_recipe
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "inference"))
+
+from untrained_runs import WIDE, make_run
 
 SQUARE, OWN_SIZES = ResizeRule(square=64), ResizeRule(shorter=64, longer=160)
 SIZES = [(64, 64), (64, 150), (150, 64), (128, 64), (70, 99)]
@@ -233,3 +240,19 @@ def test_the_store_gives_back_what_was_put_in(tmp_path: Path) -> None:
         height, width = expected.shape[:2]
         assert (values[i, :height, :width] == expected).all() and mask[i, :height, :width].all()
         assert mask[i].sum() == height * width
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_other_pictures_of_the_same_names_have_maps_of_their_own(tmp_path: Path, mended: bool) -> None:
+    """Also where the data stays as it was prepared."""
+    data = task_data(tmp_path / "data", "question_answering")
+    kept = ("train.keep_frozen_features=true", "backbone.frozen_stages=9")
+    run = make_run(tmp_path / "run", task_recipe("question_answering", *WIDE, *kept), data)
+    before = evaluate(run, data)["figures"]
+    rows = (run / "evaluation" / "val" / "records.jsonl").read_text()
+    if mended:
+        for path in (tmp_path / "data" / "images").iterdir():
+            picture(path, int(path.stem) + 50)
+    assert evaluate(run, data)["figures"].keys() == before.keys()
+    assert ((run / "evaluation" / "val" / "records.jsonl").read_text() == rows) is not mended
+    assert len(list((tmp_path / "features").iterdir())) == 1 + mended

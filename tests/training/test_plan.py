@@ -38,17 +38,17 @@ def test_phases_switch_at_their_share_of_the_steps_and_end_with_the_recipe() -> 
     third = (LossSettings(1, 1, 0, 0.2, 3), 1, 1.0)
     rest = (LossSettings(1, 1, 0, 0.2, 3), 2, 1.0)
     assert kinds == [first] * 5 + [second] * 5 + [third] * 6 + [rest] * 4
-    assert run.least_frozen == 1
+    assert run.recipe.least_frozen_stages == 1
 
 
 def test_without_phases_the_recipe_holds_everywhere() -> None:
     run = plan("backbone.frozen_stages=1")
     assert {run.at(step).losses for step in range(run.steps)} == {LossSettings(1, 1, 0, 0, 3)}
-    assert run.least_frozen == 1
+    assert run.recipe.least_frozen_stages == 1
 
 
 def test_all_of_the_cnn_counts_as_least_frozen() -> None:
-    assert plan("phases=[{until: 0.5, frozen_stages: -1}]", "backbone.frozen_stages=9").least_frozen == -1
+    assert plan("phases=[{until: 0.5, frozen_stages: -1}]", "backbone.frozen_stages=9").recipe.least_frozen_stages == -1
 
 
 @pytest.mark.parametrize(("steps", "times"), [(100, 4), (7, 3), (2, 5), (1, 1), (6, 0)])

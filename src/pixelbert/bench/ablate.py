@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pixelbert.data.records import PreparedData
-from pixelbert.errors import UsageError, nearest
+from pixelbert.errors import CheckpointError, UsageError, nearest
 from pixelbert.recipes.schema import Loss, Recipe, load_recipe
 from pixelbert.tasks.table import TASKS
 
@@ -117,9 +117,10 @@ def ablate(out: Path | str, asked: Ablation, say: Callable[[str], None] = print)
     for name in ("pairs", "vqa", "nlvr2"):
         if name not in asked.data:
             raise UsageError(f"ablate: no data for {name}; give --{name} DATA")
-    _check(asked)
-    _claim(out, asked)
+    _check(asked, rows)
+    asked = _claim(out, asked)
     result = AblationResult(_figures_of_before(out))
+    _finish(out, asked, result)  # the folder is this ablation's from now on, whatever stops it
     for seed in asked.seeds:
         for row in rows:
             say(f"row {row.number} ({row.label}), seed {seed}")
@@ -128,14 +129,17 @@ def ablate(out: Path | str, asked: Ablation, say: Callable[[str], None] = print)
     return result
 
 
-def _check(asked: Ablation) -> None:
-    """Before hours of work: every row is a row of its own, and every task can use its data."""
-    if 6 in asked.rows and not asked.larger:
+def _check(asked: Ablation, rows: Sequence[Row]) -> None:
+    """Before hours of work: every row is a row of its own, every recipe is right, every task can use its data."""
+    if any(row.larger for row in rows) and not asked.larger:
         raise UsageError("ablate: row 6 needs a larger CNN: --larger backbone.name=..., or choose rows with --row")
     recipe = load_recipe(f"pretrain-{asked.size}", list(asked.overrides))
-    sampled = any(_row(number).pretrained and _row(number).sampled for number in asked.rows)
-    if sampled and not recipe.visual.num_sampled_pixels:
+    if any(row.pretrained and row.sampled for row in rows) and not recipe.visual.num_sampled_pixels:
         raise UsageError(f"ablate: {recipe.name} samples no pixels; say how many: visual.num_sampled_pixels=N")
+    for row in rows:
+        for seed in asked.seeds:
+            for task in (*(["pretrain"] if row.pretrained else []), *_TASKS):
+                _recipe(task, row, seed, asked)
     for task in ("pretrain", *_TASKS):
         data = asked.data["pairs" if task in ("pretrain", "retrieval") else task]
         TASKS[load_recipe(f"{task}-{asked.size}").task].check(PreparedData(data))
@@ -157,19 +161,25 @@ def _row(number: int) -> Row:
     return found
 
 
-def _claim(out: Path, asked: Ablation) -> None:
-    """The folder is empty or holds this very ablation; rows and seeds may be added."""
+def _claim(out: Path, asked: Ablation) -> Ablation:
+    """The folder is empty or holds this very ablation; rows and seeds may be added, and so the larger CNN's row."""
     path = out / "ablation.json"
-    free = {"rows", "seeds"}
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))["asked"]
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))["asked"]
+            if 6 not in asked.rows:
+                asked = replace(asked, larger=tuple(before["larger"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: damaged ({error}); choose another folder") from error
         now = json.loads(json.dumps(asdict(asked)))
+        free = {"rows", "seeds"} | (set() if (out / "row-6").exists() else {"larger"})
         changed = [name for name in now if name not in free and before.get(name) != now[name]]
         if changed:
             raise UsageError(f"{out}: holds an ablation with another {', '.join(changed)}; choose another folder")
     elif out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: exists and holds no ablation; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
+    return asked
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -178,7 +188,6 @@ def _claim(out: Path, asked: Ablation) -> None:
 def _row_figures(out: Path, row: Row, seed: int, asked: Ablation) -> dict[str, float]:
     folder = out / f"row-{row.number}" / f"seed-{seed}"
     figures: dict[str, float] = {}
-    own = [f"seed={seed}", *asked.overrides, *(asked.larger if row.larger else ())]
     done = folder / "figures.json"
     if done.is_file():
         found: dict[str, float] = json.loads(done.read_text(encoding="utf-8"))
@@ -186,22 +195,30 @@ def _row_figures(out: Path, row: Row, seed: int, asked: Ablation) -> dict[str, f
     start: Path | None = None
     if row.pretrained:
         start = folder / "pretraining"
-        changes = [*own, *row.changes(), f"schedule.pairs={asked.pairs}", "validation.times=1"]
-        _run(load_recipe(f"pretrain-{asked.size}", [*changes, *asked.pretraining]), asked.data["pairs"], start, None)
+        _run(_recipe("pretrain", row, seed, asked), asked.data["pairs"], start, None)
     for task in _TASKS:
         data = asked.data["pairs" if task == "retrieval" else task]
-        changes = [*own, f"schedule.pairs={asked.examples}", "validation.times=1"]
-        if task == "retrieval":
-            changes = [
-                *own, f"schedule.pairs={asked.retrieval_examples}", "validation.times=1", "contrastive_size=0",
-                "loss.contrastive=0", "validation.shortlist=0", "validation.captions_per_image=1",
-                f"validation.exact_images={asked.retrieval_images}",
-            ]  # fmt: skip
-        figures |= _run(load_recipe(f"{task}-{asked.size}", changes), data, folder / task, start, _FIGURES[task])
+        figures |= _run(_recipe(task, row, seed, asked), data, folder / task, start, _FIGURES[task])
     _write(done, figures)
     for checkpoints in folder.glob("*/checkpoints"):
         shutil.rmtree(checkpoints, ignore_errors=True)
     return figures
+
+
+def _recipe(task: str, row: Row, seed: int, asked: Ablation) -> Recipe:
+    """What a row trains: `pretrain` or one of the tasks. Raises UsageError for a change that no recipe takes."""
+    own = [f"seed={seed}", *asked.overrides, *(asked.larger if row.larger else ()), "validation.times=1"]
+    if task == "pretrain":
+        changes = [*own, *row.changes(), f"schedule.pairs={asked.pairs}", *asked.pretraining]
+    elif task == "retrieval":
+        changes = [
+            *own, f"schedule.pairs={asked.retrieval_examples}", "contrastive_size=0", "loss.contrastive=0",
+            "validation.shortlist=0", "validation.captions_per_image=1",
+            f"validation.exact_images={asked.retrieval_images}",
+        ]  # fmt: skip
+    else:
+        changes = [*own, f"schedule.pairs={asked.examples}"]
+    return load_recipe(f"{task}-{asked.size}", changes)
 
 
 def _run(recipe: Recipe, data: str, run: Path, start: Path | None, names: Sequence[str] = ()) -> dict[str, float]:
@@ -246,14 +263,16 @@ def _names() -> list[str]:
 
 
 def record_scores(run: Path, name: str) -> dict[str, float]:
-    """Each record's own score, percent, behind a figure of a run's last validation."""
-    file = "ranks.jsonl" if name in ("t2i_r1", "i2t_r1") else "records.jsonl"
+    """Each record's own score, percent, behind a figure of a run's last validation; of `i2t_r1` each image's."""
+    file = {"t2i_r1": "ranks.jsonl", "i2t_r1": "image_ranks.jsonl"}.get(name, "records.jsonl")
     rows = [json.loads(line) for line in (run / "validation" / file).read_text(encoding="utf-8").splitlines()]
+    if name == "i2t_r1":
+        return {row["image"]: 100.0 * (row["rank"] == 1) for row in rows}
     if name == "t2i_r1":
         return {row["record"]: 100.0 * (row["rank"] == 1) for row in rows}
     if name == "vqa_score":
         return {row["record"]: float(row["score"]) for row in rows}
-    return {row["record"]: 100.0 * bool(row["right"]) for row in rows} if name == "accuracy" else {}
+    return {row["record"]: 100.0 * bool(row["right"]) for row in rows}
 
 
 def difference(
@@ -277,16 +296,14 @@ def difference(
 
 
 def claims(out: Path, figures: Mapping[int, Mapping[int, Mapping[str, float]]]) -> list[dict[str, Any]]:
-    """What the paper finds, judged on our rows: within two standard errors is a tie."""
+    """What the paper finds, judged on our rows by the seeds they share: within two standard errors is a tie."""
     judged = []
     for claim, better, others in CLAIMS:
         for worse in others:
-            if better not in figures or worse not in figures:
+            if not figures.get(better, {}).keys() & figures.get(worse, {}).keys():
                 continue
             for task in _TASKS:
                 for name in _FIGURES[task]:
-                    if name == "i2t_r1":  # ranks are kept by text
-                        continue
                     scores = [_by_seed(out, row, task, name, figures[row]) for row in (better, worse)]
                     gap, error = difference(*scores)
                     verdict = "tie" if abs(gap) <= 2 * error else ("holds" if gap > 0 else "fails")

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pixelbert.data.badrows import BadRows
-from pixelbert.data.records import SPLITS, BadRow, Example, Excluded, ImageRef
+from pixelbert.data.records import SPLITS, TEST_SPLITS, BadRow, Example, Excluded, ImageRef
 from pixelbert.data.shards import ImageFinder, ImageNotFound
 from pixelbert.data.sources import TABLES, SourceItem
 from pixelbert.data.spool import Spool
 
+HELD_OUT = tuple(SPLITS.index(name) for name in ("val", *TEST_SPLITS))  # split codes
 AUTO = len(SPLITS)  # the split code of a row whose file names no split
 # Ids of these are unique over all their files, so that a caption or question read twice is found out.
 _ONE_ID_SPACE = ("coco", "visual_genome", "flickr30k", "flickr8k", "vqa", "nlvr2")
@@ -24,6 +25,7 @@ class Collector:
     refs, image_ids: where each image lies and what it is called, by image number.
     seen: rows by split code, good or bad. excluded: {reason: [photos, rows]}.
     missing: images that were nowhere. task: what the rows are for.
+    textless: rows of held-out splits without a text, as (split code, image id, the bad row).
     """
 
     def __init__(self, spool: Spool, bad: BadRows) -> None:
@@ -32,6 +34,7 @@ class Collector:
         self.seen: Counter[int] = Counter()
         self.excluded: dict[str, list[int]] = {}
         self.missing = 0
+        self.textless: list[tuple[int, str, BadRow]] = []
         self.task = ""
         self._keep_missing = False
         self._spool = spool
@@ -59,7 +62,10 @@ class Collector:
                     self._add(item, row, code, names, finder)
                 except _Rejected as rejected:
                     file, _, place = row.where.rpartition(": ")
-                    self.bad.add(BadRow(file, place, str(rejected)), code)
+                    told = BadRow(file, place, str(rejected))
+                    self.bad.add(told, code)
+                    if code in HELD_OUT and isinstance(rejected, _Textless):
+                        self.textless.append((code, row.image_id, told))
             elif isinstance(row, BadRow):
                 self.bad.add(row, SPLITS.index(row.split) if row.split else -1)
             else:
@@ -131,12 +137,16 @@ class _Rejected(Exception):
     """Why a row is bad."""
 
 
+class _Textless(_Rejected):
+    """A row that says nothing of its image."""
+
+
 def _checked_text(text: object) -> str:
     if not isinstance(text, str):
-        raise _Rejected("the text is missing" if text is None else f"the text is no text but {type(text).__name__}")
+        raise _Textless("the text is missing" if text is None else f"the text is no text but {type(text).__name__}")
     text = text.strip()
     if not text:
-        raise _Rejected("the text is empty")
+        raise _Textless("the text is empty")
     return _encodable(text, "text")
 
 

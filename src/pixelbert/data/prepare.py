@@ -22,13 +22,13 @@ import numpy.typing as npt
 
 from pixelbert.data.badrows import BadRows, as_listed
 from pixelbert.data.checks import CHECKS, check_all
-from pixelbert.data.collect import AUTO, Collector
+from pixelbert.data.collect import AUTO, HELD_OUT, Collector
 from pixelbert.data.files import is_url
 from pixelbert.data.formats.exclusion import Exclusions, load_exclusions
 from pixelbert.data.images import ImageLimits
 from pixelbert.data.output import machine_errors, new_folder
 from pixelbert.data.progress import Progress
-from pixelbert.data.records import FORMAT_VERSION, SPLITS, TEST_SPLITS, ImageRef, PreparedData
+from pixelbert.data.records import FORMAT_VERSION, SPLITS, TEST_SPLITS, BadRow, ImageRef, PreparedData
 from pixelbert.data.shards import ImageFinder, ShardWriter, Unpacker, image_suffix
 from pixelbert.data.sources import SourceItem, parse_sources
 from pixelbert.data.spool import Spool
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 MARKER = "prepared.json"
 _TRAIN, _VAL = SPLITS.index("train"), SPLITS.index("val")
-_HELD_OUT = (_VAL, *map(SPLITS.index, TEST_SPLITS))
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ def _fill(folder: Path, job: _Job) -> dict[str, Any]:
         usable = _usable_images(spool, rows, bad, job)
         split_of = _splits(spool, rows, job.val_fraction, notes)
         good = _good_rows(spool, rows, bad, usable, split_of)
-        _check_complete(job, rows, bad)
+        _check_complete(job, rows, bad, _captionless(good, spool, rows, bad))
         notes += [*_incomplete(bad), *_leaks(good, spool, rows)]
         written = {SPLITS[code]: _write(folder, SPLITS[code], spool, good[code], rows, job) for code in good}
     (folder / "spool.arrow").unlink()
@@ -225,7 +224,20 @@ def _fill(folder: Path, job: _Job) -> dict[str, Any]:
     return _describe(job, rows, bad, written, notes)
 
 
-def _check_complete(job: _Job, rows: Collector, bad: BadRows) -> None:
+def _captionless(good: Mapping[int, Ints], spool: Spool, rows: Collector, bad: BadRows) -> dict[int, list[BadRow]]:
+    """{split code: a bad row of each image that is named without any text}, of the held-out splits."""
+    image = spool.numbers("image")
+    told = {code: {rows.image_ids[i] for i in np.unique(image[chosen])} for code, chosen in good.items()}
+    found = {code: list(of_split) for code, of_split in bad.captionless.items()}
+    for code, image_id, row in rows.textless:
+        known = told.setdefault(code, set())
+        if image_id not in known:
+            known.add(image_id)
+            found.setdefault(code, []).append(row)
+    return found
+
+
+def _check_complete(job: _Job, rows: Collector, bad: BadRows, captionless: Mapping[int, list[BadRow]]) -> None:
     """A score is over all of a split, so no row of it is left out unless the user allows it.
 
     Of pairs rows may be missing, which a note tells; an image of val or test that has no caption is a mistake.
@@ -234,10 +246,10 @@ def _check_complete(job: _Job, rows: Collector, bad: BadRows) -> None:
         return
     first, count, of = bad.first[0], bad.total, ""
     if rows.task == "pairs":
-        code = next((code for code in _HELD_OUT if code in bad.captionless), None)
+        code = next((code for code in HELD_OUT if code in captionless), None)
         if code is None:
             return
-        first, count, of = bad.captionless[code][0], len(bad.captionless[code]), f" of {SPLITS[code]}"
+        first, count, of = captionless[code][0], len(captionless[code]), f" of {SPLITS[code]}"
     more = f", one of {count:,} bad rows{of}" if count > 1 else ""
     raise DataError(
         f"{first.file}: {first.place}: {first.reason}{more}; a score is over all of a split, so nothing was"
@@ -248,7 +260,7 @@ def _check_complete(job: _Job, rows: Collector, bad: BadRows) -> None:
 def _incomplete(bad: BadRows) -> list[str]:
     """A note for every held-out split that lacks rows."""
     notes = []
-    for code in _HELD_OUT:
+    for code in HELD_OUT:
         if count := bad.of_split[code]:
             rows = "1 row was" if count == 1 else f"{count:,} rows were"
             notes.append(f"{rows} left out of split '{SPLITS[code]}' as bad: a score is not over all of it")
@@ -307,23 +319,62 @@ def _usable_images(spool: Spool, rows: Collector, bad: BadRows, job: _Job) -> np
 
 
 def _splits(spool: Spool, rows: Collector, val_fraction: float, notes: list[str]) -> npt.NDArray[np.int8]:
-    """The split code of every row; those whose file names none become train, or val by a hash of the image's id."""
+    """The split code of every row; those whose file names none become train, or val by a hash of the image's id.
+
+    Images of one row stay on one side.
+    """
     codes = spool.numbers("split").astype(np.int8)
     auto = np.flatnonzero(codes == AUTO)
     codes[auto] = _TRAIN
     if val_fraction and not len(auto):
         notes.append("the files name the split of every row, so --val-fraction divided nothing")
     if val_fraction and len(auto):
-        images = spool.numbers("image")[auto]
-        used = np.unique(images)
-        place = np.array([hash_share(rows.image_ids[i]) for i in used])
-        is_val = place < val_fraction
-        if len(used) > 1 and not is_val.any():
-            is_val[place.argmin()] = True
-        if len(used) > 1 and is_val.all():
-            is_val[place.argmax()] = False
-        codes[auto] = np.where(is_val[np.searchsorted(used, images)], _VAL, _TRAIN)
+        image, image2 = spool.numbers("image")[auto], spool.numbers("image2")[auto]
+        group = _joined(image, image2, len(rows.refs))
+        codes[auto] = np.where(_val_groups(group, image, image2, rows, val_fraction, notes), _VAL, _TRAIN)
     return codes
+
+
+def _joined(image: Ints, image2: Ints, count: int) -> Ints:
+    """For each row the least number of an image that its own hang together with, through rows of two images."""
+    group = np.arange(count)
+    two = image2 >= 0
+    first, second = image[two], image2[two]
+    while len(first):
+        least = np.minimum(group[first], group[second])
+        if (group[first] == least).all() and (group[second] == least).all():
+            break
+        np.minimum.at(group, first, least)
+        np.minimum.at(group, second, least)
+        group = group[group]
+    joined: Ints = group[image]
+    return joined
+
+
+def _val_groups(
+    group: Ints, image: Ints, image2: Ints, rows: Collector, val_fraction: float, notes: list[str]
+) -> npt.NDArray[np.bool_]:
+    """Which rows become val: those of a share of the groups, by a hash of the id of each group's first image.
+
+    A group of more images than that share stays in train. Where there is but one, rows are divided by their first
+    image alone, and a note says so.
+    """
+    used, place_of = np.unique(group, return_inverse=True)
+    if len(used) == 1 and (image2 >= 0).any() and len(np.unique(image)) > 1:
+        notes.append("all images hang together through rows of two, so --val-fraction divided the rows by their first")
+        used, place_of = np.unique(image, return_inverse=True)
+        image2 = np.full_like(image2, -1)
+    place = np.array([hash_share(rows.image_ids[i]) for i in used])
+    pairs = np.unique(np.stack([np.tile(place_of, 2), np.concatenate([image, image2])]), axis=1)
+    size = np.bincount(pairs[0, pairs[1] >= 0], minlength=len(used))
+    is_val = (place < val_fraction) & (size <= max(size.min(), val_fraction * size.sum()))
+    if len(used) > 1 and not is_val.any():
+        least = np.flatnonzero(size == size.min())
+        is_val[least[place[least].argmin()]] = True
+    if len(used) > 1 and is_val.all():
+        is_val[place.argmax()] = False
+    chosen: npt.NDArray[np.bool_] = is_val[place_of]
+    return chosen
 
 
 def hash_share(image_id: str) -> float:
@@ -391,7 +442,8 @@ def _write(folder: Path, name: str, spool: Spool, chosen: Ints, rows: Collector,
         if not is_url(ref.file):
             path = os.path.abspath(ref.file)
             inside = path.startswith(str(folder) + os.sep)
-            ref = ImageRef(os.path.relpath(path, folder) if inside else path, ref.offset, ref.length)
+            length = ref.length if ref.offset >= 0 else _file_size(path)
+            ref = ImageRef(os.path.relpath(path, folder) if inside else path, ref.offset, length)
         progress.advance(1)
         return ref
 
@@ -400,6 +452,13 @@ def _write(folder: Path, name: str, spool: Spool, chosen: Ints, rows: Collector,
     if writer is not None:
         writer.close()
     return written
+
+
+def _file_size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:  # an image that was not looked for (--check-images none)
+        return -1
 
 
 def _describe(

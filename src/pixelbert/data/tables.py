@@ -69,7 +69,10 @@ def write_split(
     )
     write_batch(folder / "records.arrow", records)
     write_batch(folder / "images.arrow", images)
-    return WrittenSplit(len(used), len(rows), _digest(images, records), _by_source(columns["source"], image, image2))
+    sizes = pa.array([ref.length for ref in refs], pa.int64())  # other pictures of the same names are other data
+    return WrittenSplit(
+        len(used), len(rows), _digest(images, records, sizes), _by_source(columns["source"], image, image2)
+    )
 
 
 def _first_seen(image: Ints, image2: Ints) -> Ints:
@@ -89,12 +92,13 @@ def write_batch(path: Path, batch: pa.RecordBatch) -> None:
         os.fsync(stream.fileno())
 
 
-def _digest(images: pa.RecordBatch, records: pa.RecordBatch) -> str:
-    """sha256 of what the tables say. Of an image's file only the base name counts: moving the photos is no change."""
+def _digest(images: pa.RecordBatch, records: pa.RecordBatch, sizes: pa.Array) -> str:
+    """sha256 of what the tables say, and of the images' sizes in bytes. Of an image's file only the base name counts:
+    moving the photos is no change."""
     digest = hashlib.sha256()
     files = images.column("file").to_pylist()
     names = pa.array([os.path.basename(f) for f in files], pa.large_string())
-    for column in [names, *(images.column(n) for n in images.schema.names if n != "file"), *records.columns]:
+    for column in [names, *(images.column(n) for n in images.schema.names if n != "file"), sizes, *records.columns]:
         if pa.types.is_large_string(column.type):
             ends = np.frombuffer(column.buffers()[1], np.int64, len(column) + 1, column.offset * 8)
             digest.update(np.diff(ends).tobytes())

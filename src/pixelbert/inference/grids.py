@@ -79,6 +79,8 @@ class ImageGrids:
         """Read a path, bytes, PIL image, array, tensor or URL. Raises BadImage with its name; UsageError for a URL."""
         limits = self.inputs.limits
         if isinstance(source, (str, os.PathLike)):
+            if not str(source):
+                raise UsageError(f"{name}: its path is empty")
             name = str(source)
             content: Any = self._read_named(name, limits)
         elif isinstance(source, (bytes, bytearray, memoryview)):

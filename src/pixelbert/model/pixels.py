@@ -55,10 +55,12 @@ class PixelEmbedding(nn.Module):
         eps = config.text_config.layer_norm_eps
         self.layer_norm = nn.LayerNorm(size, eps=eps) if config.visual_layer_norm else None
         self.dropout = nn.Dropout(config.visual_dropout)
+        self.rounds_maps = False  # as maps that a run kept are rounded: what sees fresh ones answers alike
 
     def forward(self, features: Tensor, mask: Tensor) -> Grid:
         """features [I, C, h, w], mask bool [I, h, w] -> Grid of d-wide pixels."""
-        return self.embed(*self.pooled(features, mask))
+        features, mask = self.pooled(features, mask)
+        return self.embed(features.half().to(features.dtype) if self.rounds_maps else features, mask)
 
     def pooled(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Behind the 2 x 2 max pool, which has no parameters: [I, C, h / 2, w / 2] and its mask, halves rounded up."""

@@ -80,6 +80,11 @@ class PixelBertImageProcessor(BaseImageProcessor):
             raise UsageError(f"size_divisor must be at least 1, not {size_divisor}")
         _ = self.rule, self.limits  # raise now what they would raise later
 
+    def to_dict(self) -> dict[str, Any]:
+        """All settings by name; an edge without a bound (None) is one, which transformers would leave out."""
+        edges = {"shorter": self.shorter, "longer": self.longer, "square": self.square}
+        return {**super().to_dict(), **edges}
+
     @property
     def rule(self) -> ResizeRule:
         """The size rule as the data side takes it."""

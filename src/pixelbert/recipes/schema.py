@@ -270,6 +270,12 @@ class Recipe(Section):
         """The weights outside of phases, and those of every phase that has its own."""
         return [self.loss, *(phase.loss for phase in self.phases if phase.loss is not None)]
 
+    @property
+    def least_frozen_stages(self) -> int:
+        """So few frozen stages of the CNN that no step trains more of it."""
+        phases = [phase.frozen_stages for phase in self.phases if phase.frozen_stages is not None]
+        return min([self.backbone.frozen_stages, *phases])
+
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
         untils = [phase.until for phase in self.phases]

@@ -216,8 +216,9 @@ def read_calibration(run: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found["format"] > FORMAT:
             raise CheckpointError(f"{path}: of a newer format ({found['format']}); update pixelbert")
-        if not found["temperature"] > 0 or not np.isfinite(found["shift"]):
-            raise ValueError("its temperature or shift is not a number that can be used")
+        scale = (found["temperature"], found["shift"], found.get("threshold") or 0.0)
+        if not np.isfinite(scale).all() or found["temperature"] <= 0:
+            raise ValueError("its temperature, shift or threshold is not a number that can be used")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

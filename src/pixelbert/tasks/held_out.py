@@ -28,7 +28,9 @@ from pixelbert.tasks.matching import draw_foreign
 from pixelbert.tasks.objective import match_log_odds
 from pixelbert.tasks.task import Progress, Scoring, silent
 
-_KEPT_FROM = 20_000  # pairs; fewer are scored again after a stop
+_KEPT_FROM, _LONG = 20_000, 60.0  # pairs, seconds; what is less of both is scored again after a stop
+_EXACT, _OF_A_TEXT, _OF_AN_IMAGE = "exact matches", "re-ranking images of a text", "re-ranking texts of an image"
+_RANKINGS = (_EXACT, _OF_A_TEXT, _OF_AN_IMAGE)
 _Held = TypeVar("_Held", bound="HeldOutPairs")
 _IMAGES = 32  # a forward pass of the CNN
 
@@ -146,12 +148,13 @@ class HeldOutPairs:
 
         With `partial`, a long scoring is kept as it grows: after a stop only pairs without a score are scored.
         """
-        scores = self._kept((len(texts),), len(texts), what, images, texts)
+        lengths = np.array([len(self.texts[t]) for t in texts])
+        middle = np.argsort(lengths, kind="stable")[len(texts) // 2 :][: self.batch_size]
+        cost = self._cost(what, len(texts), images[middle], texts[middle])
+        scores = self._kept((len(texts),), cost, what, images, texts)
         missing = np.flatnonzero(np.isnan(scores))
-        lengths = np.array([len(self.texts[t]) for t in texts[missing]])
-        middle = missing[np.argsort(lengths, kind="stable")[len(missing) // 2 :][: self.batch_size]]
-        self._announce(what, len(missing), images[middle], texts[middle])
-        for rows in self._by_length(lengths, what):
+        self._announce(what, len(missing), cost)
+        for rows in self._by_length(lengths[missing], what):
             scores[missing[rows]] = self._match(images[missing[rows]], texts[missing[rows]])
         return np.array(scores, dtype=np.float64)
 
@@ -166,29 +169,34 @@ class HeldOutPairs:
             scores = match_log_odds(self.model, ids, self._mask_of(texts), self._grid_of(images), cosine)
         return scores.float().cpu().double().numpy()
 
-    def _announce(self, what: str, pairs: int, images: np.ndarray, texts: np.ndarray) -> None:
-        """The cost of many pairs before it starts: how many, and the time that one batch of middling length, these
-        images and texts, makes likely."""
-        if pairs < _KEPT_FROM:
-            return
-        self._match(images[:8], texts[:8])  # the first call is slower than the others
+    def _cost(self, what: str, pairs: int, images: np.ndarray, texts: np.ndarray) -> _Cost:
+        """What scoring so many pairs takes, told from one batch of middling length, these images and texts; of a few
+        pairs that are no ranking it is not measured."""
+        if not pairs or (what not in _RANKINGS and pairs < _KEPT_FROM):
+            return _Cost(pairs)
+        few = max(1, min(len(texts), pairs // 8))
+        self._match(images[: min(8, few)], texts[: min(8, few)])  # the first call is slower than the others
         started = time.monotonic()
-        self._match(images, texts)
-        minutes = (time.monotonic() - started) / len(texts) * pairs / 60
-        self.announce(f"{what}: {pairs:,} pairs to score, {_duration(minutes)}")
+        self._match(images[:few], texts[:few])
+        return _Cost(pairs, (time.monotonic() - started) / few)
 
-    def _kept(self, shape: tuple[int, ...], pairs: int, what: str, *arrays: np.ndarray) -> np.ndarray:
-        """A place for scores float32, NaN where there is none yet: a file when many are wanted and `partial` is given.
+    def _announce(self, what: str, pairs: int, cost: _Cost) -> None:
+        """Before it starts: how many pairs are still to be scored, and the time that makes likely."""
+        if pairs and cost.seconds is not None:
+            self.announce(f"{what}: {pairs:,} pairs to score, {_duration(pairs * cost.seconds / 60)}")
+
+    def _kept(self, shape: tuple[int, ...], cost: _Cost, what: str, *arrays: np.ndarray) -> np.ndarray:
+        """A place for scores float32, NaN where there is none yet: a file when they cost much and `partial` is given.
 
         `what` and `arrays` say which pairs they are.
         """
-        if self.partial is None or pairs < _KEPT_FROM:
+        if self.partial is None or not cost.is_much:
             return np.full(shape, np.nan, dtype=np.float32)
         digest = hashlib.sha256(
             f"{what} {shape} {self.seed} {self.captions_per_image} {self.middle_view} {self.records}".encode()
         )
-        for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
+        for array in (*arrays, self.image_of, *self.texts):
+            digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         for part in self.grids.cells.split(1 << 20):
             digest.update(part.cpu().numpy().tobytes())
         for name, tensor in self.model.state_dict().items():  # scores of another model are of no use
@@ -210,15 +218,14 @@ class HeldOutPairs:
         With `fold` each so many images are scored with their own captions alone, and -inf stands elsewhere. With
         `partial`, only blocks of pairs that have no score yet are scored after a stop.
         """
-        count, what = min(count, len(self.images)), "exact matches"
+        count, what = min(count, len(self.images)), _EXACT
         texts = np.flatnonzero(self.image_of < count)
         blocks = list(self._blocks(count, texts, fold or count))
-        scores = self._kept((count, len(texts)), sum(b.size for b in blocks), what, np.array([fold]))
+        cost = self._cost(what, sum(b.size for b in blocks), *blocks[len(blocks) // 2].pairs(texts))
+        scores = self._kept((count, len(texts)), cost, what, np.array([fold]))
         left = [b for b in blocks if np.isnan(scores[b.images, b.places]).any()]
         total, done = sum(b.size for b in left), 0
-        if left:
-            middle = left[len(left) // 2]
-            self._announce(what, total, *middle.pairs(texts))
+        self._announce(what, total, cost)
         for block in left:
             match = self._match(*block.pairs(texts))
             scores[block.images, block.places] = match.reshape(-1, len(block.places))
@@ -285,7 +292,7 @@ class HeldOutPairs:
             images, texts = np.repeat(np.arange(pooled.shape[0]), shortlist), best.ravel()
         else:
             images, texts = best.ravel(), np.tile(np.arange(pooled.shape[1]), shortlist)
-        what = "re-ranking texts of an image" if by_image else "re-ranking images of a text"
+        what = _OF_AN_IMAGE if by_image else _OF_A_TEXT
         match = self._once(images, texts, what).reshape(best.shape)
         scores = pooled.astype(np.float64)
         lift = 1 + scores.max() - match.min()
@@ -327,6 +334,19 @@ class HeldOutPairs:
 
 
 @dataclass(frozen=True)
+class _Cost:
+    """Of scoring some pairs: how many, and the seconds that one takes where they were measured."""
+
+    pairs: int
+    seconds: float | None = None
+
+    @property
+    def is_much(self) -> bool:
+        """Whether the scores are worth keeping while they grow."""
+        return self.pairs >= _KEPT_FROM or self.pairs * (self.seconds or 0.0) >= _LONG
+
+
+@dataclass(frozen=True)
 class _Block:
     """Some images with some texts: `images` rows, and `places` columns, of a matrix of scores."""
 
@@ -345,7 +365,9 @@ class _Block:
 
 
 def _duration(minutes: float) -> str:
-    return f"about {max(1, round(minutes))} minutes" if minutes < 120 else f"about {minutes / 60:.1f} hours"
+    if minutes < 1.5:
+        return "less than a minute" if minutes < 0.75 else "about a minute"
+    return f"about {round(minutes)} minutes" if minutes < 120 else f"about {minutes / 60:.1f} hours"
 
 
 def recalls(

@@ -68,7 +68,10 @@ def answer_list(targets: Iterable[Mapping[str, Any]], min_count: int | None = No
         min_count = _min_count(normalize_answer(str(one["multiple_choice_answer"])) for one in annotations)
     answers = vqa_answer_vocabulary(annotations, min_count)
     if not answers:
-        raise DataError(f"no answer is given to at least {min_count} of the {len(annotations)} questions with answers")
+        raise DataError(
+            f"no answer is given to at least {min_count} of the {len(annotations)} training questions with answers;"
+            " answers.min_count says how many it takes"
+        )
     return answers
 
 
@@ -283,5 +286,5 @@ def _require_answers(records: Records, among: Sequence[int]) -> None:
 
 def answers_of(logits: Tensor, answers: Sequence[str]) -> list[tuple[str, float]]:
     """The best answer of each question with its probability: logits [T, answers]."""
-    probabilities, places = logits.float().sigmoid().max(dim=1)
-    return [(answers[p], float(v)) for p, v in zip(places.tolist(), probabilities.tolist(), strict=True)]
+    best, places = logits.float().max(dim=1)  # of the logits: sure answers have all the same probability in float32
+    return [(answers[p], float(v)) for p, v in zip(places.tolist(), best.sigmoid().tolist(), strict=True)]

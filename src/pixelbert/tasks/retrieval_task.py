@@ -87,8 +87,12 @@ class Retrieval(FitsMatches):
             if scoring.shortlist and scoring.exact_images:
                 figures |= self._shortlist_loss(held_out, pooled, scoring)
         rows = _rows(held_out, images)
+        of_images = _image_ranks(held_out, texts)
 
         def write(folder: Path) -> None:
+            (folder / "image_ranks.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in of_images), encoding="utf-8"
+            )
             lines = "".join(json.dumps({k: v for k, v in row.items() if k != "best_rows"}) + "\n" for row in rows)
             (folder / "ranks.jsonl").write_text(lines, encoding="utf-8")
             chosen = choose_rows(rows, lambda row: row["rank"] > 10, lambda row: row["margin"])
@@ -173,6 +177,16 @@ def _directions(images: np.ndarray, texts: np.ndarray, image_of: np.ndarray, fol
 def _per_image(image_of: np.ndarray) -> int:
     """Captions of an image, the most that one has."""
     return int(np.bincount(image_of).max())
+
+
+def _image_ranks(held_out: HeldOutPairs, scores: np.ndarray) -> list[dict[str, Any]]:
+    """For each image the rank of its best own text among all texts (ties with others' rank against the model)."""
+    rows = []
+    for image, row in enumerate(scores):
+        own = held_out.image_of == image
+        rank = 1 + int((row[~own] >= row[own].max()).sum())
+        rows.append({"image": held_out.batches.records.image_id(held_out.images[image]), "rank": rank})
+    return rows
 
 
 def _rows(held_out: HeldOutPairs, scores: np.ndarray) -> list[dict[str, Any]]:

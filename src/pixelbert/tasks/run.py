@@ -13,7 +13,10 @@ from pydantic import ValidationError
 
 from pixelbert.errors import CheckpointError, UsageError, nearest
 from pixelbert.model import precision
+from pixelbert.model.backbone import VisualBackbone
+from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.processor import PixelBertProcessor
+from pixelbert.model.tokenization import vocabulary_of
 from pixelbert.model.weights import load_pretrained
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.table import TASKS
@@ -35,8 +38,14 @@ def load_run(run: Path, model: str = "best") -> tuple[Recipe, Any, PixelBertProc
         raise CheckpointError(f"{run}: has no trained model yet; go on with pixelbert train --resume")
     loaded = load_pretrained(TASKS[recipe.task].model_class, source)
     check_answers(run, loaded.config)
+    loaded.pixelbert.pixels.rounds_maps = keeps_whole_maps(recipe, loaded.pixelbert.visual)
     loaded.eval()
-    return recipe, loaded, _read_processor(run)
+    return recipe, loaded, read_processor(run, loaded.config)
+
+
+def keeps_whole_maps(recipe: Recipe, visual: VisualBackbone) -> bool:
+    """Whether a run keeps what its CNN, which no step trains, gives for each image; kept maps are float16."""
+    return recipe.train.keep_frozen_features and recipe.least_frozen_stages >= len(visual.stages) - 1
 
 
 def read_recipe(run: Path) -> Recipe:
@@ -49,7 +58,15 @@ def read_recipe(run: Path) -> Recipe:
     try:
         return Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{run}: a damaged recipe.yaml ({str(error).splitlines()[0]})") from error
+        raise CheckpointError(f"{run}: a damaged recipe.yaml ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first thing that is wrong, in one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+    return str(error).splitlines()[0]
 
 
 def read_facts(run: Path) -> dict[str, Any]:
@@ -81,10 +98,30 @@ def check_answers(run: Path, config: Any) -> None:
         raise CheckpointError(f"{run}: its config.json has the answer list of another model than the one trained")
 
 
-def _read_processor(run: Path) -> PixelBertProcessor:
+def vocabulary_digest(processor: PixelBertProcessor) -> str:
+    """Of the wordpieces in the order of their ids: the weights fit any other list as long."""
+    return hashlib.sha256("\n".join(vocabulary_of(processor.tokenizer)).encode()).hexdigest()[:16]
+
+
+def read_processor(run: Path, config: PixelBertConfig) -> PixelBertProcessor:
+    """The processor of a run whose model has that config.
+
+    Raises CheckpointError where it is not whole, is damaged, or has another vocabulary than the model was trained with.
+    """
+    processor = _open_processor(run)
+    pieces, known = len(processor.tokenizer), config.text_config.vocab_size
+    told = read_facts(run).get("vocabulary") if (run / "run.json").is_file() else None  # older runs tell none
+    if pieces > known or (told is not None and told != vocabulary_digest(processor)):
+        raise CheckpointError(f"{run}: its tokenizer has the vocabulary of another model than the one trained")
+    return processor
+
+
+def _open_processor(run: Path) -> PixelBertProcessor:
     for name in ("processor_config.json", "tokenizer_config.json"):
         if not (run / name).is_file():  # transformers would look for it on the network
             raise CheckpointError(f"{run}: half a run folder (no {name})")
+    if not any((run / name).is_file() for name in ("tokenizer.json", "vocab.txt")):  # it would make up an empty one
+        raise CheckpointError(f"{run}: half a run folder (no tokenizer.json)")
     try:
         return PixelBertProcessor.from_pretrained(run)
     except Exception as error:  # the libraries behind it raise plain Exception for a damaged file, too

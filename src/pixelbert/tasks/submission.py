@@ -210,6 +210,10 @@ def _json(path: Path) -> Any:
         return json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {error.lineno}: not valid JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: not valid JSON (it is nested too deeply)") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{path}: not valid JSON ({error})") from error
 
 
 def _short(value: object) -> str:

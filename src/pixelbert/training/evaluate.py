@@ -15,17 +15,18 @@ import pixelbert
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError, UsageError
 from pixelbert.model import precision
-from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.tasks.calibration import FILE, calibrate
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.predicting import scored_records
-from pixelbert.tasks.run import read_recipe
+from pixelbert.tasks.run import read_processor, read_recipe
 from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Scoring, Task
 from pixelbert.training.files import write_file, write_folder
 from pixelbert.training.opened import Opened, check_labels, left_out, open_on, part_to_score, whole_split
 from pixelbert.training.progress import PairProgress
 from pixelbert.training.report import renew_report
+from pixelbert.training.report.blind import trained_otherwise
+from pixelbert.training.report.record import RunRecord
 from pixelbert.training.validation import Attend, attending
 
 # What of the calibration stands beside the figures.
@@ -95,10 +96,15 @@ def evaluate(
         raise UsageError(f"{run}: has no pooled vectors; a middle view is for those")
     if folds and task.name != "retrieval":
         raise UsageError(f"{run}: trained for {task.name}; folds are for retrieval")
+    if (shortlist or exact_images) and task.name not in ("retrieval", "pretraining"):
+        raise UsageError(f"{run}: trained for {task.name}, which ranks nothing; no shortlist, no exact images")
     check_labels(task, part, scored_records(own.batches, scoring))
     other = None if blind is None else _open_blind(Path(blind), own, model)
+    unlike = [] if other is None else trained_otherwise(RunRecord.read(folder), RunRecord.read(other.run))
     if part.note:
         _say(f"{run}: {part.note}")
+    if unlike:
+        _say(f"{blind}: is not the same but for the pictures: {'; '.join(unlike)}")
     if missing := left_out(prepared, split):
         _say(missing)
     outcome = task.score(own.model, own.batches, own.ready())
@@ -111,7 +117,7 @@ def evaluate(
     result = {
         "run": folder.name, "task": task.name, "model": model, "data": prepared.folder.name, "split": split,
         "images": outcome.images, "texts": outcome.texts, "exact_images": exact_images, "shortlist": shortlist,
-        "folds": folds, "middle_view": middle_view, "note": part.note,
+        "folds": folds, "middle_view": middle_view, "note": part.note, "blind_differs": unlike,
         "figures": figures, "minutes": round((time.monotonic() - started) / 60, 2),
         "version": pixelbert.__version__, "date": dt.date.today().isoformat(), "machine": precision.detect().name,
     }  # fmt: skip
@@ -122,8 +128,7 @@ def evaluate(
 
     sheets = None
     if attend is not None and not recipe.blind:
-        processor = PixelBertProcessor.from_pretrained(folder)
-        sheets = attending(attend, own.model, processor, part.records, _say)
+        sheets = attending(attend, own.model, read_processor(folder, own.model.config), part.records, _say)
 
     def fill(target: Path) -> None:
         (target / "figures.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

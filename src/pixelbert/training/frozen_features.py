@@ -11,6 +11,7 @@ Kept as float16 (`MapStore`), computed in a fixed order, so that a resumed run s
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,7 +25,7 @@ from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pixelbert.data.batches import Batch, Plan, loader
+from pixelbert.data.batches import Batch, Plan, Records, loader
 from pixelbert.errors import MachineError, UsageError
 from pixelbert.model.backbone import VisualBackbone
 from pixelbert.model.modeling import PixelBertModel
@@ -32,11 +33,11 @@ from pixelbert.model.pixels import Grid
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.predicting import RecordSampler
+from pixelbert.tasks.run import keeps_whole_maps
 from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Progress, Scoring, silent
 from pixelbert.training.files import is_disk_full
 from pixelbert.training.map_store import MapStore
-from pixelbert.training.plan import least_frozen_stages
 from pixelbert.training.progress import PairProgress, note
 from pixelbert.training.setup import Parts
 
@@ -86,7 +87,8 @@ class _Load:
 class FrozenFeatures:
     """The maps of all images behind the leading frozen steps of a model's CNN, kept in `folder`.
 
-    A store's name holds a digest of the weights and of what the images are, so runs may share a folder.
+    A store's name holds a digest of the weights and of what the images are (their files' sizes and times of change,
+    too), so runs may share a folder.
 
     Args:
         images: gives the images of its records, and says whether all are one constant (blind).
@@ -273,7 +275,7 @@ def frozen_features(recipe: Recipe, run: Path, parts: Parts, fingerprint: str) -
         raise UsageError(
             "train.keep_frozen_features needs a CNN whose first stages are frozen (backbone.frozen_stages)"
         )
-    if recipe.image.square is None and not _stays_frozen(recipe, visual):
+    if recipe.image.square is None and not keeps_whole_maps(recipe, visual):
         raise UsageError(
             "train.keep_frozen_features needs image.square, or a CNN that stays frozen as a whole"
             " (backbone.frozen_stages)"
@@ -292,9 +294,9 @@ def scoring_encoder(
     """What gives the pixels of held-out images from kept features, where the recipe keeps them and the CNN never
     learns; `batches` then load no images. None: they are computed each time, also where the disk has no space for more.
     """
-    if not recipe.train.keep_frozen_features or not _stays_frozen(recipe, model.visual):
+    if not keeps_whole_maps(recipe, model.visual):
         return None
-    model.visual.set_frozen_stages(least_frozen_stages(recipe))  # a model that was loaded does not know it
+    model.visual.set_frozen_stages(recipe.least_frozen_stages)  # a model that was loaded does not know it
     features = _features(recipe, run, model, batches, f"{fingerprint} {[split]}")
     features.announce = scoring.announce
     if scoring.images and batches.records.second_image(0) < 0:  # a second image may be any of the split
@@ -313,9 +315,26 @@ def _features(recipe: Recipe, run: Path, model: PixelBertModel, batches: Inputs,
     if batches.views > 1:
         key += f" {batches.views} views {batches.augmentation} {batches.crop_scale} {batches.seed}"
     key = f"{key} {batches.rule} {batches.constant} {model.visual.compute_dtype}"
+    if batches.constant is None or batches.rule.square is None:  # else no image is looked at
+        key += f" {_files_digest(batches.records)}"
     return FrozenFeatures(model, batches, folder, key, PairProgress(), note, recipe.data.workers)
 
 
-def _stays_frozen(recipe: Recipe, visual: VisualBackbone) -> bool:
-    """Whether no step of a run trains anything in the CNN."""
-    return least_frozen_stages(recipe) >= len(visual.stages) - 1
+def _files_digest(records: Records) -> str:
+    """Of the image files' sizes and times of change: other pictures of the same names have other maps."""
+    digest, seen = hashlib.sha256(), dict[str, str]()
+    for image in range(records.num_images):
+        ref = records.image(image)
+        if ref.file not in seen:
+            seen[ref.file] = _change(ref.file)
+        digest.update(f"{seen[ref.file]} {ref.offset} {ref.length};".encode())
+    return digest.hexdigest()
+
+
+def _change(file: str) -> str:
+    """What changes with a file's content; nothing is asked of a URL."""
+    try:
+        stat = os.stat(file)
+    except (OSError, ValueError):
+        return ""
+    return f"{stat.st_size} {stat.st_mtime_ns}"

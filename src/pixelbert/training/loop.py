@@ -112,9 +112,9 @@ class Trainer:
             self.frozen = frozen_features(recipe, run, parts, fingerprint)
             objective.encode = self.frozen.grid
         # the wrapper of several processes looks after what is trainable now: all that any phase trains
-        self.model.pixelbert.visual.set_frozen_stages(plan.least_frozen)
+        self.model.pixelbert.visual.set_frozen_stages(recipe.least_frozen_stages)
         self.objective = accelerator.prepare(objective)
-        self.frozen_stages = plan.least_frozen
+        self.frozen_stages = recipe.least_frozen_stages
         self.validator = Validator(recipe, run, parts, dtype, fingerprint, attend)
 
     def fit(self, checkpoint: tuple[int, dict[str, Any]] | None = None) -> TrainResult:

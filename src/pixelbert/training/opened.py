@@ -24,7 +24,7 @@ class Part:
     """Records of a split of prepared data, all or some.
 
     split: its name in the data. place: folder and split as the user named it, for messages. is_val: whether the run
-    holds them out and chooses its best model by them. note: what must be known of their scores, or nothing.
+    held these very records out and chose its best model by them. note: what must be known of their scores, or nothing.
     """
 
     prepared: PreparedData
@@ -48,10 +48,13 @@ def part_to_score(run: Path, recipe: Recipe, prepared: PreparedData, split: str)
     """
     part = whole_split(prepared, split)
     val, trained = recipe.data.val_split, recipe.data.train_splits
-    part = replace(part, is_val=part.split == prepared.own_name(val))
     same = (read_facts(run).get("data") or {}).get("fingerprint") == prepared.fingerprint
-    if not same or part.split not in [prepared.own_name(name) for name in trained]:
+    part = replace(part, is_val=same and part.split == prepared.own_name(val))
+    if part.split not in [prepared.own_name(name) for name in trained]:
         return part
+    if not same:
+        note = f"was trained on split '{split}' of other data; whether it has seen records scored here is not known"
+        return replace(part, note=note)
     if part.is_val:
         held_out = open_splits(prepared, recipe)[1]
         note = f"was trained on split '{split}' but for its first {held_out.num_images:,} images; these are scored"

@@ -57,18 +57,7 @@ class RunPlan:
         frozen = recipe.backbone.frozen_stages if phase.frozen_stages is None else phase.frozen_stages
         return StepSettings(rate, self.task.losses(recipe, phase), frozen)
 
-    @property
-    def least_frozen(self) -> int:
-        """So few frozen stages that no step trains more of the CNN."""
-        return least_frozen_stages(self.recipe)
-
     def validation_steps(self) -> set[int]:
         """Steps done at which to validate: evenly spread, the last at the end."""
         times = self.recipe.validation.times
         return {round(self.steps * (i + 1) / times) for i in range(times)} if times else set()
-
-
-def least_frozen_stages(recipe: Recipe) -> int:
-    """So few frozen stages that none of a recipe's phases trains more of the CNN."""
-    phases = [phase.frozen_stages for phase in recipe.phases if phase.frozen_stages is not None]
-    return min([recipe.backbone.frozen_stages, *phases])

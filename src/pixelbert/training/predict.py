@@ -51,12 +51,16 @@ def predict(
     started, folder, target, prepared = time.monotonic(), Path(run), Path(out), PreparedData(data)
     if target.is_dir():
         raise UsageError(f"{target}: is a folder; name the file to write")
+    if in_the_way := next((folder for folder in target.parents if folder.exists() and not folder.is_dir()), None):
+        raise UsageError(f"{target}: {in_the_way} is a file, not a folder")
     partial = target.with_name(f".{target.name}.partial")
     scoring = Scoring(
         shortlist=shortlist, progress=PairProgress(), partial=partial,
         announce=lambda text: print(text, file=sys.stderr),
     )  # fmt: skip
     task, loaded, batches, own = run_on_split(folder, prepared, split, scoring, model)
+    if shortlist and task.name != "retrieval":
+        raise UsageError(f"{run}: trained for {task.name}; a shortlist is for retrieval")
     if missing := left_out(prepared, split):
         print(missing, file=sys.stderr)
     submission = task.predict(loaded, batches, own)

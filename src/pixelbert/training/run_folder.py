@@ -21,7 +21,7 @@ from pixelbert.model.modeling import PixelBertPreTrainedModel
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks import calibration
-from pixelbert.tasks.run import RUN_FORMAT, answers_digest
+from pixelbert.tasks.run import RUN_FORMAT, answers_digest, vocabulary_digest
 from pixelbert.tasks.task import Outcome
 from pixelbert.training.checkpoint import checkpoints
 from pixelbert.training.files import clean_leftovers, take_from_folder, write_file, write_folder
@@ -57,6 +57,7 @@ class RunFolder:
                      "location": self.prepared.location},
             "from": str(self.from_run) if self.from_run else None,
             "answers": answers_digest(parts.model.config),
+            "vocabulary": vocabulary_digest(parts.processor),
             "weights": parts.reports,
             "versions": {"pixelbert": pixelbert.__version__, "torch": torch.__version__,
                          "transformers": transformers.__version__, "python": platform.python_version()},

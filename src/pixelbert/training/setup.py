@@ -30,7 +30,7 @@ from pixelbert.model.weights import (
     vocab_of,
 )
 from pixelbert.recipes.schema import Recipe
-from pixelbert.tasks.run import check_answers
+from pixelbert.tasks.run import check_answers, read_processor
 from pixelbert.tasks.table import TASKS, task_of_model
 
 
@@ -128,8 +128,9 @@ def build_parts(
 
 def _reopen(run: Path, recipe: Recipe) -> tuple[PixelBertProcessor, PixelBertPreTrainedModel]:
     try:
-        processor, config = PixelBertProcessor.from_pretrained(run), PixelBertConfig.from_pretrained(run)
+        config = PixelBertConfig.from_pretrained(run)
         check_answers(run, config)
+        processor = read_processor(run, config)
         return processor, TASKS[recipe.task].model_class(config)
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -149,10 +150,7 @@ def _start_from(
 ) -> tuple[PixelBertProcessor, PixelBertPreTrainedModel, dict[str, Any]]:
     """A model of the recipe with another run's weights; a head that only one of the two has is new or left out."""
     task, loaded = TASKS[recipe.task], load_any(source)
-    try:
-        tokenizer = PixelBertProcessor.from_pretrained(source).tokenizer
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source}: a damaged run folder ({str(error).splitlines()[0]})") from error
+    tokenizer = read_processor(source, loaded.config).tokenizer
     tokenizer.model_max_length = recipe.text.max_length
     old, config = loaded.config, _config(recipe, loaded.config.text_config.to_dict(), train)
     differing = [(key, getattr(old, name), getattr(config, name)) for key, name in _SHAPE.items()]

@@ -8,21 +8,22 @@ image, text, label                        statements about one image (nlvr)
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pixelbert.data.formats.common import NoText, RowError, as_id, canonical_split, known_split
+from pixelbert.data.formats.common import NoText, RowError, as_id, canonical_split, known_split, parse_json
 from pixelbert.data.formats.labels import Labels
 from pixelbert.data.records import TEST_SPLITS, BadRow, Example
 from pixelbert.errors import DataError
+from pixelbert.metrics import normalize_answer
 
 COLUMNS = (
     "image", "left", "right", "text", "question", "answer", "answers", "label", "id", "question_id", "answer_type",
     "question_type", "split",
 )  # fmt: skip
+IMAGE_COLUMNS = ("image", "left", "right")
 _REQUIRED = {
     "pairs": ("image", "text"),
     "vqa": ("image", "question"),
@@ -159,16 +160,23 @@ def _answers(values: Mapping[str, Any]) -> dict[str, Any]:
     if not answers:
         return {}
     return {
-        "multiple_choice_answer": one or Counter(answers).most_common(1)[0][0],  # of equal counts the first given
+        "multiple_choice_answer": one or _most_given(answers),
         "answers": [{"answer": answer, "answer_id": number} for number, answer in enumerate(answers, 1)],
     }
+
+
+def _most_given(answers: list[str]) -> str:
+    """The answer that most people gave, compared as the score compares them: of its spellings the commonest, of equal
+    counts the first given."""
+    counts, spellings = Counter(map(normalize_answer, answers)), Counter(answers)
+    return max(answers, key=lambda answer: (counts[normalize_answer(answer)], spellings[answer]))
 
 
 def _split_answers(given: Any) -> list[Any]:
     """A list, or text: a JSON list, or answers with | between them."""
     if isinstance(given, str) and given.strip().startswith("["):
         try:
-            given = json.loads(given)
+            given = parse_json(given)
         except ValueError as error:
             raise RowError(f"its answers begin with '[' and are no JSON list ({error})") from error
     if isinstance(given, str):
@@ -178,7 +186,7 @@ def _split_answers(given: Any) -> list[Any]:
 
 def _answer(value: Any) -> str:
     text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
-    if not text:
+    if not text or value != value:  # NaN, which Python's JSON reads
         raise RowError("an answer is empty" if isinstance(value, str) else f"an answer is {value!r}, no text")
     return text
 

@@ -80,10 +80,18 @@ def json_lines(source: Path | str, on_read: OnRead | None = None) -> Iterator[tu
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError as error:
             raise DataError(f"{source}: line {number}: {not_json(line, error)}") from error
         yield number, value
+
+
+def parse_json(text: str) -> Any:
+    """The value that a text of JSON says. Raises ValueError for what is none, or is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def not_json(line: str, error: ValueError) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from pixelbert.data.files import OnRead
-from pixelbert.data.formats.columns import COLUMNS, OwnRows, missing_column, missing_labels, task_of
-from pixelbert.data.formats.common import find_annotations, is_cut_off, not_json, split_of_name, text_lines
+from pixelbert.data.formats.columns import COLUMNS, IMAGE_COLUMNS, OwnRows, missing_column, missing_labels, task_of
+from pixelbert.data.formats.common import find_annotations, is_cut_off, not_json, parse_json, split_of_name, text_lines
 from pixelbert.data.records import BadRow, Example
 from pixelbert.errors import DataError, UsageError, nearest
 
 _DELIMITERS = (",", "\t", ";", "|")
 _MAX_FIELD = 1 << 24
 _LINES_TO_TELL_TASK = 100
+_QUOTE = "a quote opens here and closes only in line"
+_PICTURE = re.compile(r"^\s*\S+\.(jpe?g|png|webp|gif|bmp|tiff?)\s*$", re.IGNORECASE)
 
 
 def locate_csv(source: Path) -> list[Path]:
@@ -76,7 +77,7 @@ def read_csv(
     lines = text_lines(source, on_read)
     header, separator = _header(source, lines, names, delimiter, split)
     place = _ours(header, names)
-    task = task_of(place)
+    task, images = task_of(place), [place[side] for side in IMAGE_COLUMNS if side in place]
     own = OwnRows(source, task, split, name, _lacking(task, header, names))
     rows = csv.reader(lines, delimiter=separator, strict=True)
     any_row = False
@@ -87,6 +88,8 @@ def read_csv(
         except csv.Error as error:
             if "expected after" not in str(error):  # a quote that is never closed swallows the rest of the file
                 raise DataError(f"{source}: line {line}: not valid CSV ({error})") from error
+            if rows.line_num >= line:
+                raise DataError(f"{source}: line {line}: {_QUOTE} {rows.line_num + 1} ({error})") from error
             yield BadRow(str(source), f"line {line}", f"not valid CSV ({error})", split)
             any_row = True
             continue
@@ -95,6 +98,8 @@ def read_csv(
         if not row:
             continue
         any_row = True
+        if rows.line_num >= line and _holds_rows(row, images, separator):
+            raise DataError(f"{source}: line {line}: {_QUOTE} {rows.line_num + 1}, over other rows")
         if len(row) != len(header):
             yield BadRow(str(source), f"line {line}", f"has {len(row)} fields, expected {len(header)}", split)
             continue
@@ -129,7 +134,7 @@ def read_jsonl(
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             if is_cut_off(line):
                 raise DataError(f"{source}: line {number}: {not_json(line, error)}") from error
@@ -153,12 +158,18 @@ def read_jsonl(
     own.labels.check()
 
 
+def _holds_rows(row: Sequence[str], images: Sequence[int], separator: str) -> bool:
+    """Whether a field of several lines has swallowed rows of the table: one of its lines has a picture's place."""
+    lines = [line.split(separator) for field in row for line in field.splitlines()[1:]]
+    return any(len(line) > i and _PICTURE.search(line[i]) for line in lines for i in images)
+
+
 def _fields_of_objects(source: Path) -> list[str]:
     """The fields of the first hundred lines together, so that one which lacks a label hides nothing."""
     fields: dict[str, None] = {}
     for line in itertools.islice(text_lines(source), _LINES_TO_TELL_TASK):
         with suppress(ValueError):
-            row = json.loads(line)
+            row = parse_json(line)
             fields.update(dict.fromkeys(row if isinstance(row, dict) else ()))
     return list(fields)
 

@@ -94,11 +94,18 @@ def _differences(record: RunRecord, shown: Scored, blind: RunRecord, row: Row, u
     differences = []
     if row["pairs"] != shown.pairs:
         differences.append(f"it has seen {row['pairs']:,} {unit}, not {shown.pairs:,}")
-    if (blind.run.get("data") or {}).get("fingerprint") != (record.run.get("data") or {}).get("fingerprint"):
-        differences.append("it was trained on other data")
+    differences += trained_otherwise(record, blind)
     texts = read_sheet(blind.path / "validation").get("captions")
     if texts and shown.captions and texts != shown.captions:
         differences.append(f"it was scored on {texts:,} captions, not {shown.captions:,}")
+    return differences
+
+
+def trained_otherwise(record: RunRecord, blind: RunRecord) -> list[str]:
+    """In what else than its pictures, and what changes no score, a blind run was trained otherwise than a run."""
+    differences = []
+    if (blind.run.get("data") or {}).get("fingerprint") != (record.run.get("data") or {}).get("fingerprint"):
+        differences.append("it was trained on other data")
     old, new = flat(record.recipe), flat(blind.recipe)
     changed = [k for k in sorted(old.keys() | new.keys()) if not _ignored(k) and old.get(k) != new.get(k)]
     return differences + [f"its {key} is {new.get(key)!r}, not {old.get(key)!r}" for key in changed]
