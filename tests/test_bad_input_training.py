@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from transformers import BertConfig, BertModel
 
 from pixelbert.cli import main
 from pixelbert.data.prepare import prepare
@@ -244,6 +245,34 @@ def test_a_run_of_a_newer_format(run: Path, command: Callable[..., tuple[int, st
     assert code == 5 and "a run of a newer format (99)" in line
 
 
+def test_frozen_norms_without_weights_would_leave_most_of_the_cnn_asleep(
+    command: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """As `pretrain-x152` is without a weights file."""
+    code, line = command("backbone.norm=frozen", "backbone.wake_residuals=false")
+    assert code == 2 and "give backbone.weights=..., or backbone.norm=train" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_that_is_not_the_weights_own(
+    command: Callable[..., tuple[int, str]], tmp_path: Path, folder: Path
+) -> None:
+    encoder = BertModel(BertConfig(vocab_size=11, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                                   intermediate_size=48))  # fmt: skip
+    encoder.save_pretrained(tmp_path / "bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "cat", "runs", "sits", "."]
+    weights = f"text.weights={tmp_path / 'bert'}"
+    for own, given, told in (
+        (None, [*words, "more"], "12 wordpieces, text.weights 11 vectors"),
+        (words, [*words[:-1], "red"], "is another vocabulary than that of text.weights"),
+    ):
+        (tmp_path / "vocab.txt").write_text("\n".join(given) + "\n")
+        if own is not None:
+            (tmp_path / "bert" / "vocab.txt").write_text("\n".join(own) + "\n")
+        code, line = command(weights, f"text.vocab={tmp_path / 'vocab.txt'}")
+        assert code == 2 and told in line and not (tmp_path / "run").exists()
+
+
 # -- while it trains -------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +307,15 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_records(
     monkeypatch.undo()
     assert command("--resume")[0] == 0  # nothing was lost
     assert losses(run) == losses(folder / "whole")
+
+
+def test_a_model_that_diverged_before_a_validation_stops_too(
+    command: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """One step of a huge rate: its loss is finite, the model's scores are not."""
+    code, line = command("optim.text.lr=1e38", "schedule.pairs=8", "schedule.warmup_steps=0", "validation.times=1")
+    assert code == 4 and "while validating, the model's scores are not finite" in line
+    assert str(tmp_path / "run") in line
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixelbert.data.prepare import hash_share, prepare, survey
+from pixelbert.data.dividing import hash_share
+from pixelbert.data.prepare import prepare, survey
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError, UsageError
 
@@ -199,6 +200,17 @@ def test_the_same_with_lists_said(sources, tmp_path):
     data = prepare("visual_genome", [vg], tmp_path / "out", exclude=[coco / "dataset_coco.json"], split="val")
     assert [text for *_, text in records(data, "val")] == ["region 1", "region 3"]
     assert data.info["excluded"] == {"COCO val": {"images": 1, "rows": 1}}
+
+
+def test_photos_of_an_official_val_file_stay_out_of_visual_genome(photos, sources, tools, tmp_path):
+    _, vg = sources
+    content = {"images": [{"id": 9, "file_name": "5.jpg"}], "annotations": [{"id": 7, "image_id": 9, "caption": "x"}]}
+    val = tools.write_json(photos / "captions_val2014.json", content)
+    data = prepare("mix", [f"coco={val}", f"visual_genome={vg}"], tmp_path / "out")
+    assert [text for *_, text in records(data, "train")] == ["region 1", "region 2"]  # photo 3 is COCO's 9
+    assert data.info["excluded"] == {"COCO val": {"images": 1, "rows": 1}}
+    alone = prepare("visual_genome", [vg], tmp_path / "alone", exclude=[val])
+    assert [text for *_, text in records(alone, "train")] == ["region 1", "region 2"]
 
 
 def test_equal_ids_of_different_sets_are_no_duplicates(photos, sources, tmp_path):

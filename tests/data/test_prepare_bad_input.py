@@ -117,8 +117,12 @@ def test_a_bad_image_in_a_shard_is_named_with_the_shard(tmp_path, tools):
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("null", "the text is missing"), ("7", "the text is no text but int"), ('"\\ud800"', "not valid Unicode")],
-)
+    [
+        ('"\\u200b \\u0007"', "the text is empty"), ("null", "the text is missing"),
+        ("7", "the text is no text but int"),
+        ('"\\ud800"', "not valid Unicode"),
+    ],
+)  # fmt: skip
 def test_texts_that_are_none(folder, tmp_path, text, reason):
     path = folder / "mine.jsonl"
     path.write_text('{"image": "0.jpg", "text": "good"}\n{"image": "1.jpg", "text": ' + text + "}\n")
@@ -265,7 +269,10 @@ def test_a_held_out_image_without_caption_stops_in_every_format(folder, tmp_path
 
 def test_a_stray_quote_does_not_swallow_rows(folder, tmp_path):
     """The quote of line 3 closes in line 6, before a comma or before anything else."""
-    for closing, told in (('d,4.jpg,"a text",train', "closes only in line 6"), ('d,4.jpg,a text",train', "closes only in line 6, over other rows")):
+    for closing, told in (
+        ('d,4.jpg,"a text",train', "closes only in line 6"),
+        ('d,4.jpg,a text",train', "closes only in line 6, over other rows"),
+    ):
         rows = ["a,0.jpg,x,train", 'b,1.jpg,"x,train', "c,2.jpg,x,train", "e,3.jpg,x,train", closing]
         path = write_csv(folder, [*rows, "f,2.jpg,x,train"])
         with pytest.raises(DataError, match=f"line 3: a quote opens here and .*{told}"):

@@ -93,9 +93,26 @@ def test_resnext152_has_120_million_parameters_and_timms_block() -> None:
     assert strides == [(1, 1), (2, 2)]  # as Detectron's X-152 with STRIDE_1X1 False
 
 
-def test_an_unknown_network_names_similar_ones() -> None:
-    with pytest.raises(ValueError, match="resnet50.*resnet"):
-        create_cnn("resnet50_nosuch")
+@pytest.mark.parametrize(("name", "close"), [("resnet50_nosuch", "resnet50"), ("resnet5O", "resnet50")])
+def test_an_unknown_network_names_a_similar_one(name: str, close: str) -> None:
+    with pytest.raises(ValueError, match=f"timm has no network '{name}'; did you mean '{close}.*'"):
+        create_cnn(name)
+
+
+def test_a_transformer_is_no_cnn() -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match="'vit_tiny_patch16_224' is a Transformer"):
+        create_cnn("vit_tiny_patch16_224")
+
+
+def test_a_name_as_the_hub_has_it() -> None:
+    with torch.device("meta"):
+        assert create_cnn("timm/resnet18.a1_in1k").feature_info[-1]["num_chs"] == 512
+
+
+def test_images_take_the_type_of_the_weights() -> None:
+    net = visual("test_resnet").to(torch.bfloat16)
+    features, _ = net(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+    assert features.dtype == torch.bfloat16 and torch.isfinite(features).all()
 
 
 def test_normalisation_takes_mean_std_and_channel_order_from_the_config() -> None:
@@ -153,9 +170,18 @@ def test_alone_equals_batch_at_multiples_of_the_stride(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["regnety_002", "legacy_seresnet18", "efficientnet_b0", "convnextv2_atto", "hgnet_tiny"]
+    "name",
+    [
+        "regnety_002",
+        "legacy_seresnet18",
+        "efficientnet_b0",
+        "convnextv2_atto",
+        "hgnet_tiny",
+        "hgnetv2_b0",
+        "inception_v3",
+    ],
 )
-def test_networks_that_look_at_the_whole_map_take_images_one_by_one(name: str) -> None:
+def test_networks_that_look_at_the_whole_map_or_past_its_edge_take_images_one_by_one(name: str) -> None:
     net = visual(name)
     assert net.mixes_globally
     check_alone_equals_batch(net, MULTIPLES)

@@ -210,6 +210,9 @@ def test_changes_do_not_leak_into_other_recipes() -> None:
         ("optim=5", "optim is 5"),
         ("data.val_split=train", "data.val_split 'train' is trained on"),
         ("validation.images=1", "nothing can be told apart with fewer than 2"),
+        ("optim.text.betas=[0.9, 1.0]", r"optim\.text\.betas\.1 is 1\.0: input should be less than 1"),
+        ("optim.cnn.lr=.inf", r"optim\.cnn\.lr is inf: input should be a finite number"),
+        ("seed=18446744073709551616", "seed is 18446744073709551616: input should be less than"),
         ("seed=-1", "seed is -1: input should be greater than or equal to 0"),
         ("data.train_splits=[]", r"data\.train_splits is \[\]"),
     ],
@@ -297,6 +300,17 @@ def test_a_saved_recipe_is_the_recipe(tmp_path: Path) -> None:
 
 
 # -- rates and phases ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [["optim.batch_size=32", "optim.text.lr=0.001"], ["optim.batch_size=32", "optim.text={lr: 0.001}"],
+     ["optim={batch_size: 32, text: {lr: 0.001}}"]],
+)  # fmt: skip
+def test_a_rate_that_is_given_is_not_scaled(changes: list[str]) -> None:
+    recipe, own = load_recipe("pretrain-small", changes), load_recipe("pretrain-small")
+    assert recipe.optim.text.lr == 0.001
+    assert recipe.optim.cnn.lr == pytest.approx(own.optim.cnn.lr * 32 / own.optim.batch_size)
 
 
 def test_rates_follow_a_changed_batch_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:

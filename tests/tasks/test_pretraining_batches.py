@@ -134,6 +134,7 @@ def test_text_key() -> None:
     assert text_key("A  Dog, running.") == text_key("a dog running") != text_key("a dog runs")
     assert text_key("!!!") != text_key("???")
     assert text_key("Straße") == text_key("STRASSE")
+    assert text_key("A café.") == text_key("a cafe") != text_key("a cave")  # as an uncased tokenizer reads them
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pixelbert.errors import UsageError
 from pixelbert.model.modeling import PixelBertModel
 from pixelbert.recipes.schema import load_recipe
 from pixelbert.tasks.inputs import Inputs
+from pixelbert.tasks.pretraining_task import Pretraining
 from pixelbert.tasks.table import TASKS
 from pixelbert.training.frozen_features import FrozenFeatures
 from pixelbert.training.loop import train
@@ -40,6 +42,21 @@ def test_photos_kept_out_are_never_trained_on_and_the_fit_is_saved(
     fit = weights(run)["match_fit"]
     assert fit.shape == (3,) and not torch.equal(fit, torch.tensor([1.0, 0.0, 0.0]))
     assert torch.equal(fit, weights(run, ".")["match_fit"])
+
+
+def test_every_validation_is_of_a_model_fitted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the best is chosen among equals."""
+    fits, score = [], Pretraining.score
+
+    def watched(self: Pretraining, model: Any, *rest: Any) -> Any:
+        fits.append(model.match_fit.clone())
+        return score(self, model, *rest)
+
+    monkeypatch.setattr(Pretraining, "score", watched)
+    recipe = tiny_recipe("itm.calibration_images=3", "validation.times=3")
+    train(recipe, tiny_data(tmp_path, train=15), tmp_path / "run")
+    assert len(fits) == 3 and all(not torch.equal(fit, torch.tensor([1.0, 0.0, 0.0])) for fit in fits)
+    assert not torch.equal(fits[0], fits[1]) and not torch.equal(fits[1], fits[2])
 
 
 @pytest.mark.parametrize(("images", "kept_out"), [(9, 0), (10, 2), (14, 2), (15, 3), (60, 4)])

@@ -89,6 +89,26 @@ def test_at_every_other_step(tmp_path: Path, data: Path, whole: dict[str, Path],
     assert_same(tmp_path / "run", whole["float32"])
 
 
+#: What `pretrain-small` has and the recipe above has not, together.
+SMALL = (
+    "image.augment=crop", "train.keep_frozen_features=true", "train.feature_views=3", "backbone.frozen_stages=2",
+    "loss={mlm: 2, itm: 1, contrastive: 1, align: 0.5, tags: 1, text_mlm: 2}", "visual.skip=true",
+    "visual.channel_dropout=0.3", "mlm.probability=0.25", "mlm.heavy_share=0.5", "itm.calibration_images=3",
+    "phases=[{until: 0.2, loss: {mlm: 0, itm: 0}}, {until: 0.5}, {until: 0.8, hard_share: 0.25, frozen_stages: 1},"
+    " {until: 1.0, frozen_stages: 1, num_sampled_pixels: 0}]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["frozen", "train"])
+def test_with_all_that_the_small_recipe_has(tmp_path: Path, norm: str) -> None:
+    data, settings = tiny_data(tmp_path / "data", train=15), recipe(*SMALL, f"backbone.norm={norm}")
+    train(settings, data, tmp_path / "whole")
+    for step in (1, 4, 9):
+        stop(settings, data, tmp_path / "run", step, resume=step > 1)
+    train(settings, data, tmp_path / "run", resume=True)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
 def test_a_request_in_the_last_step_lets_the_run_end(tmp_path: Path, data: Path, whole: dict[str, Path]) -> None:
     with interrupted_at(10):
         assert train(recipe(), data, tmp_path / "run").steps == 10

@@ -67,11 +67,10 @@ def measure(size: Size, steps: int) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = precision.choose("auto", device)
     model = _model(size, recipe).to(device).train()
-    model.pixelbert.visual.compute_dtype = torch.bfloat16 if chosen.backbone == "bfloat16" else None
-    model.pixelbert.visual.body.to(memory_format=torch.channels_last)
+    dtype = precision.use(chosen, model, device)
     if recipe.train.gradient_checkpointing and size.recipe != "small":
         model.gradient_checkpointing_enable()
-    objective = PretrainingObjective(model, torch.bfloat16 if chosen.encoder == "bfloat16" else None)
+    objective = PretrainingObjective(model, dtype)
     optimizers, settings = build_optimizers(model, recipe.optim), LossSettings(sample_pixels=100)
     batch = _batch(size, model.config.text_config.vocab_size, device)
     counts, times, loss = loss_counts(batch, settings), [], 0.0
@@ -97,6 +96,7 @@ def measure(size: Size, steps: int) -> dict[str, Any]:
 
 
 def _model(size: Size, recipe: Any) -> Any:
+    from pixelbert.model.backbone import wake_residuals
     from pixelbert.model.config import PixelBertConfig
     from pixelbert.model.modeling import PixelBertForPreTraining
 
@@ -104,7 +104,9 @@ def _model(size: Size, recipe: Any) -> Any:
         return PixelBertForPreTraining(
             PixelBertConfig(SMALL_TEXT, backbone="tf_efficientnet_lite0", visual_pool=False, num_sampled_pixels=20)
         )
-    return PixelBertForPreTraining(PixelBertConfig(backbone=recipe.backbone.name))
+    model = PixelBertForPreTraining(PixelBertConfig(backbone=recipe.backbone.name))
+    wake_residuals(model.pixelbert.visual.body)  # its frozen norms have no pretrained weights here
+    return model
 
 
 def _batch(size: Size, vocabulary: int, device: Any) -> dict[str, Any]:

@@ -23,12 +23,14 @@ import numpy.typing as npt
 from pixelbert.data.badrows import BadRows, as_listed
 from pixelbert.data.checks import CHECKS, check_all
 from pixelbert.data.collect import AUTO, HELD_OUT, Collector
+from pixelbert.data.dividing import leaks, split_codes
 from pixelbert.data.files import is_url
+from pixelbert.data.formats.common import split_of_name
 from pixelbert.data.formats.exclusion import Exclusions, load_exclusions
 from pixelbert.data.images import ImageLimits
 from pixelbert.data.output import machine_errors, new_folder
 from pixelbert.data.progress import Progress
-from pixelbert.data.records import FORMAT_VERSION, SPLITS, TEST_SPLITS, BadRow, ImageRef, PreparedData
+from pixelbert.data.records import FORMAT_VERSION, SPLITS, BadRow, ImageRef, PreparedData
 from pixelbert.data.shards import ImageFinder, ShardWriter, Unpacker, image_suffix
 from pixelbert.data.sources import SourceItem, parse_sources
 from pixelbert.data.spool import Spool
@@ -183,6 +185,13 @@ def _check_apart(job: _Job, out: Path) -> None:
             raise UsageError(f"{out}: --out and the source {source} lie in each other; choose another place")
 
 
+def _holds_out(item: SourceItem) -> bool:
+    """Whether photos of a source must stay out of training: a Karpathy file says which, COCO has files of val."""
+    if item.name == "coco":
+        return (item.split or split_of_name(item.file)) not in ("", "train", "restval")
+    return item.name == "karpathy"
+
+
 @dataclass(frozen=True)
 class _Lists:
     """Photos to leave out: as the user says, and for Visual Genome also those of the sets it is mixed with."""
@@ -194,7 +203,7 @@ class _Lists:
     @staticmethod
     def load(items: Sequence[SourceItem], lists: Sequence[str | Path]) -> _Lists:
         given = load_exclusions(lists)
-        mixed = [item.file for item in items if item.name == "karpathy" and item.file not in lists]
+        mixed = [item.file for item in items if _holds_out(item) and item.file not in lists]
         if not mixed or not any(item.name == "visual_genome" for item in items):
             return _Lists(given, given)
         names = ", ".join(Path(file).name for file in mixed)
@@ -213,10 +222,10 @@ def _fill(folder: Path, job: _Job) -> dict[str, Any]:
         notes = [*job.lists.notes, *_read_all(job, rows, unpacker)]
         spool.finish()
         usable = _usable_images(spool, rows, bad, job)
-        split_of = _splits(spool, rows, job.val_fraction, notes)
+        split_of = split_codes(spool, rows, job.val_fraction, notes)
         good = _good_rows(spool, rows, bad, usable, split_of)
         _check_complete(job, rows, bad, _captionless(good, spool, rows, bad))
-        notes += [*_incomplete(bad), *_leaks(good, spool, rows)]
+        notes += [*_incomplete(bad), *leaks(good, spool, rows)]
         written = {SPLITS[code]: _write(folder, SPLITS[code], spool, good[code], rows, job) for code in good}
     (folder / "spool.arrow").unlink()
     if job.shards:
@@ -318,70 +327,6 @@ def _usable_images(spool: Spool, rows: Collector, bad: BadRows, job: _Job) -> np
     return usable
 
 
-def _splits(spool: Spool, rows: Collector, val_fraction: float, notes: list[str]) -> npt.NDArray[np.int8]:
-    """The split code of every row; those whose file names none become train, or val by a hash of the image's id.
-
-    Images of one row stay on one side.
-    """
-    codes = spool.numbers("split").astype(np.int8)
-    auto = np.flatnonzero(codes == AUTO)
-    codes[auto] = _TRAIN
-    if val_fraction and not len(auto):
-        notes.append("the files name the split of every row, so --val-fraction divided nothing")
-    if val_fraction and len(auto):
-        image, image2 = spool.numbers("image")[auto], spool.numbers("image2")[auto]
-        group = _joined(image, image2, len(rows.refs))
-        codes[auto] = np.where(_val_groups(group, image, image2, rows, val_fraction, notes), _VAL, _TRAIN)
-    return codes
-
-
-def _joined(image: Ints, image2: Ints, count: int) -> Ints:
-    """For each row the least number of an image that its own hang together with, through rows of two images."""
-    group = np.arange(count)
-    two = image2 >= 0
-    first, second = image[two], image2[two]
-    while len(first):
-        least = np.minimum(group[first], group[second])
-        if (group[first] == least).all() and (group[second] == least).all():
-            break
-        np.minimum.at(group, first, least)
-        np.minimum.at(group, second, least)
-        group = group[group]
-    joined: Ints = group[image]
-    return joined
-
-
-def _val_groups(
-    group: Ints, image: Ints, image2: Ints, rows: Collector, val_fraction: float, notes: list[str]
-) -> npt.NDArray[np.bool_]:
-    """Which rows become val: those of a share of the groups, by a hash of the id of each group's first image.
-
-    A group of more images than that share stays in train. Where there is but one, rows are divided by their first
-    image alone, and a note says so.
-    """
-    used, place_of = np.unique(group, return_inverse=True)
-    if len(used) == 1 and (image2 >= 0).any() and len(np.unique(image)) > 1:
-        notes.append("all images hang together through rows of two, so --val-fraction divided the rows by their first")
-        used, place_of = np.unique(image, return_inverse=True)
-        image2 = np.full_like(image2, -1)
-    place = np.array([hash_share(rows.image_ids[i]) for i in used])
-    pairs = np.unique(np.stack([np.tile(place_of, 2), np.concatenate([image, image2])]), axis=1)
-    size = np.bincount(pairs[0, pairs[1] >= 0], minlength=len(used))
-    is_val = (place < val_fraction) & (size <= max(size.min(), val_fraction * size.sum()))
-    if len(used) > 1 and not is_val.any():
-        least = np.flatnonzero(size == size.min())
-        is_val[least[place[least].argmin()]] = True
-    if len(used) > 1 and is_val.all():
-        is_val[place.argmax()] = False
-    chosen: npt.NDArray[np.bool_] = is_val[place_of]
-    return chosen
-
-
-def hash_share(image_id: str) -> float:
-    """A number in [0, 1) that depends on the image's id alone."""
-    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:7], "big") / 2**56
-
-
 def _good_rows(
     spool: Spool, rows: Collector, bad: BadRows, usable: npt.NDArray[np.bool_], split_of: npt.NDArray[np.int8]
 ) -> dict[int, Ints]:
@@ -412,23 +357,6 @@ def _all_bad(what: str, bad: BadRows, code: int) -> DataError:
     if first is None:
         return DataError(f"{what}: every one was left out by the exclusion lists")
     return DataError(f"{first.file}: {what}; the first: {first.place}: {first.reason}")
-
-
-def _leaks(good: Mapping[int, Ints], spool: Spool, rows: Collector) -> list[str]:
-    """A note for every two splits that share an image (train and restval may, and the test splits)."""
-    image, image2 = spool.numbers("image"), spool.numbers("image2")
-    used = {code: np.setdiff1d(np.union1d(image[chosen], image2[chosen]), [-1]) for code, chosen in good.items()}
-    notes = []
-    for one in used:
-        for other in used:
-            shared = np.intersect1d(used[one], used[other]) if one < other else np.zeros(0, dtype=np.int64)
-            names = SPLITS[one], SPLITS[other]
-            if len(shared) and names != ("train", "restval") and not set(names) <= set(TEST_SPLITS):
-                notes.append(
-                    f"LEAK: {len(shared):,} image(s) in both {names[0]} and {names[1]},"
-                    f" for example {rows.refs[int(shared[0])].file}"
-                )
-    return notes
 
 
 def _write(folder: Path, name: str, spool: Spool, chosen: Ints, rows: Collector, job: _Job) -> WrittenSplit:
@@ -495,4 +423,5 @@ def _describe(
         "notes": list(notes),
         "table1": table1(splits, rows.task),
         "fingerprint": digest.hexdigest(),
+        "places": hashlib.sha256("".join(w.places for w in written.values()).encode()).hexdigest(),
     }

@@ -266,7 +266,8 @@ def _cached_tables(location: str, info: Mapping[str, Any]) -> Path:
     The images stay where they are. `XDG_CACHE_HOME` moves the cache.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixelbert"
-    folder = cache / f"{info['fingerprint'][:24]}-{hashlib.sha256(location.encode()).hexdigest()[:8]}"
+    told = json.dumps(info, sort_keys=True)  # with where the images lie: prepared again elsewhere, these are others
+    folder = cache / f"{info['fingerprint'][:24]}-{hashlib.sha256(f'{location} {told}'.encode()).hexdigest()[:8]}"
     for split in info["splits"]:
         (folder / split).mkdir(parents=True, exist_ok=True)
         for table in ("images.arrow", "records.arrow"):

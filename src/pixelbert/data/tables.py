@@ -22,12 +22,14 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class WrittenSplit:
-    """What was written of a split: counts, the digest of its tables, and {source: (images, records)}."""
+    """What was written of a split: counts, the digest of its tables, {source: (images, records)}, and a digest of where
+    the images lie, which the first leaves out."""
 
     images: int
     records: int
     digest: str
     sources: dict[str, tuple[int, int]]
+    places: str = ""
 
 
 def write_split(
@@ -70,9 +72,9 @@ def write_split(
     write_batch(folder / "records.arrow", records)
     write_batch(folder / "images.arrow", images)
     sizes = pa.array([ref.length for ref in refs], pa.int64())  # other pictures of the same names are other data
-    return WrittenSplit(
-        len(used), len(rows), _digest(images, records, sizes), _by_source(columns["source"], image, image2)
-    )
+    sources = _by_source(columns["source"], image, image2)
+    places = hashlib.sha256("\n".join(ref.file for ref in refs).encode()).hexdigest()
+    return WrittenSplit(len(used), len(rows), _digest(images, records, sizes), sources, places)
 
 
 def _first_seen(image: Ints, image2: Ints) -> Ints:

@@ -8,6 +8,7 @@ convolution or pooling with a kernel larger than 1; a valid side at stride s is 
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -27,33 +28,56 @@ _GLOBAL_LAYERS = re.compile(
     "Attn|Attention|Squeeze|SEModule|C?[Ee]caModule|EseModule|GatherExcite|Context|Response|GroupNorm|InstanceNorm"
     "|Adaptive|SelectiveKernel|Cbam|NonLocal|LiteMLA|XCA|LambdaLayer|Modulation"
 )
+_PLACES = re.compile("pos_embed|relative_position")  # learned for a grid of one size
 
 
 def create_cnn(name: str, output: str = "stage") -> nn.Module:
     """A timm CNN without weights; its forward gives a list whose last item is the feature map.
 
-    Raises ValueError with timm's nearest names when there is no such network.
+    Raises ValueError with the nearest name when timm has no such network, and for one that is no CNN.
     """
+    name = name.removeprefix("timm/")
     if name == "resnext152_32x8d":  # timm has the class but not this size
         return ResNet(Bottleneck, [3, 8, 36, 3], cardinality=32, base_width=8, num_classes=0, global_pool="")
     if not timm.is_model(name.split(".")[0]):
-        similar = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise ValueError(f"timm has no network '{name}'" + (f"; it has {', '.join(similar)}" if similar else ""))
+        close = difflib.get_close_matches(name, [*timm.list_models(), "resnext152_32x8d"], n=1, cutoff=0.5)
+        raise ValueError(f"timm has no network '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""))
     if output == "head":
-        return timm.create_model(name, num_classes=0, global_pool="")
-    return timm.create_model(name, features_only=True, out_indices=(-1,))
+        body = timm.create_model(name, num_classes=0, global_pool="")
+    else:
+        body = timm.create_model(name, features_only=True, out_indices=(-1,))
+    if any(_PLACES.search(part) for part, _ in body.named_parameters()):
+        raise ValueError(f"'{name}' is a Transformer for pictures of one size; a CNN is needed")
+    return body
+
+
+def sleeping_norms(body: nn.Module) -> list[_BatchNorm]:
+    """The norms whose scale is zero.
+
+    timm starts the last norm of each residual block there, so that a block is the identity at first: good for long
+    training, but a run of a thousand steps from random weights never wakes them, and frozen ones stay so.
+    """
+    return [m for m in body.modules() if isinstance(m, _BatchNorm) and m.affine and not m.weight.any()]
 
 
 def wake_residuals(body: nn.Module) -> int:
-    """Set to one the norms whose scale starts at zero; returns how many.
-
-    timm starts the last norm of each residual block there, so that a block is the identity at first: good for long
-    training, but a run of a thousand steps from random weights never wakes them.
-    """
-    asleep = [m for m in body.modules() if isinstance(m, _BatchNorm) and m.affine and not m.weight.any()]
+    """Set the scale of `sleeping_norms` to one; returns how many there were."""
+    asleep = sleeping_norms(body)
     for norm in asleep:
         nn.init.ones_(norm.weight)
     return len(asleep)
+
+
+def _reads_past_the_edge(module: nn.Module) -> bool:
+    """Whether a layer's windows overlap and get less padding than half a window: then a map's side is not
+    ceil(side / stride), and where an image ends no mask can tell. TensorFlow's "same" layers pad as they go."""
+    sides = [getattr(module, name, 1) for name in ("kernel_size", "stride", "padding", "dilation")]
+    if "Same" in type(module).__name__ or isinstance(sides[2], str):
+        return False
+    pairs = zip(*((side, side) if isinstance(side, int) else side for side in sides), strict=True)
+    return any(
+        kernel > stride and padding < dilation * (kernel - 1) // 2 for kernel, stride, padding, dilation in pairs
+    )
 
 
 class VisualBackbone(nn.Module):
@@ -76,7 +100,9 @@ class VisualBackbone(nn.Module):
         self.stride: int = self.stages[-1]["reduction"]
         self.register_buffer("mean", torch.tensor(config.image_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.image_std).view(1, -1, 1, 1), persistent=False)
-        self.mixes_globally = any(_GLOBAL_LAYERS.search(type(m).__name__) for m in self.body.modules())
+        self.mixes_globally = any(
+            _GLOBAL_LAYERS.search(type(m).__name__) or _reads_past_the_edge(m) for m in self.body.modules()
+        )
         self.compute_dtype: torch.dtype | None = None  # autocast of the CNN alone; set by who runs the model
         self._padding: _Padding | None = None
         for module in self.body.modules():
@@ -107,7 +133,8 @@ class VisualBackbone(nn.Module):
     # -- forward ---------------------------------------------------------------------------------------------------
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [I, 3, H, W] RGB -> float32, scaled to 0..1, in the CNN's channel order, mean and std of its training.
+        """uint8 [I, 3, H, W] RGB -> the weights' type (float32), scaled to 0..1, in the CNN's channel order, with mean
+        and std of its training.
 
         Float images pass: they are taken as normalised already.
         """
@@ -115,7 +142,8 @@ class VisualBackbone(nn.Module):
             return images
         if self.config.image_channels == "BGR":
             images = images.flip(1)
-        return ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        images = ((images.float() / 255 - self.mean) / self.std).to(next(self.body.parameters()).dtype)
+        return images.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Feature maps with their mask.

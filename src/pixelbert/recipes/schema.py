@@ -12,7 +12,7 @@ import typing
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,7 +25,7 @@ _log = logging.getLogger("pixelbert")
 class Section(BaseModel):
     """A group of settings; unknown names are errors."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 class Backbone(Section):
@@ -130,11 +130,14 @@ class CnnOptimizer(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
 
 
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TextOptimizer(Section):
     lr: float = Field(default=1e-4, ge=0)
     new_lr: float | None = Field(default=None, ge=0)  # of modules without pretrained weights; None = lr
     weight_decay: float = Field(default=1e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
     eps: float = Field(default=1e-6, gt=0)
 
 
@@ -226,7 +229,7 @@ class Recipe(Section):
     command: str = ""
     expected: str = ""
     task: Literal["pretraining", "question_answering", "image_pairs", "retrieval"] = "pretraining"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     backbone: Backbone = Backbone()
     text: Text = Text()
     visual: Visual = Visual()
@@ -322,8 +325,20 @@ def load_recipe(name: str | Path | Recipe, overrides: Sequence[str] = ()) -> Rec
         values = _override(values, override)
     recipe = _validate(values, shown)
     if before is not None and recipe.optim.scale_lr and recipe.optim.batch_size != before.optim.batch_size:
-        _scale_rates(recipe, before.optim.batch_size, {override.partition("=")[0] for override in overrides})
+        _scale_rates(recipe, before.optim.batch_size, {name for one in overrides for name in _settings_in(one)})
     return recipe
+
+
+def _settings_in(override: str) -> list[str]:
+    """The dotted names of all settings that a change gives: `optim.text={lr: 1}` gives optim.text.lr."""
+    key, _, text = override.partition("=")
+
+    def names(prefix: str, value: Any) -> list[str]:
+        if not isinstance(value, dict):
+            return [prefix]
+        return [name for inner, one in value.items() for name in names(f"{prefix}.{inner}", one)]
+
+    return names(key, yaml.safe_load(text))
 
 
 def _scale_rates(recipe: Recipe, own_batch: int, given: set[str]) -> None:

@@ -25,7 +25,7 @@ from pixelbert.tasks.calibration import Stated
 from pixelbert.tasks.grids import Grids
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.matching import draw_foreign
-from pixelbert.tasks.objective import match_log_odds
+from pixelbert.tasks.objective import finite, match_log_odds
 from pixelbert.tasks.task import Progress, Scoring, silent
 
 _KEPT_FROM, _LONG = 20_000, 60.0  # pairs, seconds; what is less of both is scored again after a stop
@@ -167,7 +167,7 @@ class HeldOutPairs:
                 of_images, of_texts = self.pooled_vectors
                 cosine = (of_images[images] * of_texts[texts]).sum(-1)
             scores = match_log_odds(self.model, ids, self._mask_of(texts), self._grid_of(images), cosine)
-        return scores.float().cpu().double().numpy()
+        return finite(scores.float().cpu()).double().numpy()
 
     def _cost(self, what: str, pairs: int, images: np.ndarray, texts: np.ndarray) -> _Cost:
         """What scoring so many pairs takes, told from one batch of middling length, these images and texts; of a few

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -26,7 +27,9 @@ def is_negative(position: int, ratio: float) -> bool:
 
 
 def text_key(text: str) -> str:
-    """The same for texts that say the same: case, spaces and punctuation do not count."""
+    """The same for texts that say the same: case, accents, spaces and punctuation do not count."""
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return " ".join(_WORD.findall(text.casefold())) or text
 
 

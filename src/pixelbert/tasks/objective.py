@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelbert.data.batches import Batch
+from pixelbert.errors import CheckpointError
 from pixelbert.model.pixels import Grid
 
 
@@ -65,6 +66,15 @@ class Objective(nn.Module):
     def losses(self, batch: Batch, grid: Grid, settings: Any) -> dict[str, Tensor]:
         """The task's summed losses, from a batch and the pixels of its images."""
         raise NotImplementedError
+
+
+def finite(scores: Tensor) -> Tensor:
+    """The scores, which rank and answer. Raises CheckpointError where one is not a number: the model is of no use."""
+    if not torch.isfinite(scores).all():
+        raise CheckpointError(
+            "the model's scores are not finite: its training has diverged, or its weights are damaged"
+        )
+    return scores
 
 
 def match_log_odds(model: Any, ids: Tensor, mask: Tensor, grid: Grid, cosine: Tensor | None = None) -> Tensor:

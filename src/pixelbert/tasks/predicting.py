@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from pixelbert.data.batches import Batch, Plan, loader
 from pixelbert.tasks.inputs import Inputs
-from pixelbert.tasks.objective import Objective
+from pixelbert.tasks.objective import Objective, finite
 from pixelbert.tasks.record_examples import choose_rows, write_examples
 from pixelbert.tasks.task import Outcome, Scoring
 
@@ -52,7 +52,7 @@ def predict_records(objective: Objective, batches: Inputs, records: Sequence[int
     done = 0
     with closing(loader(batches, RecordSampler(records, scoring.batch_size), scoring.workers)) as stream:
         for batch in stream:
-            parts.append(objective.predict(on_device(batch, device)).cpu())
+            parts.append(finite(objective.predict(on_device(batch, device)).cpu()))
             done += len(parts[-1])
             scoring.progress("records", done, len(records))
     return torch.cat(parts)

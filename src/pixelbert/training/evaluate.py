@@ -13,14 +13,14 @@ from typing import Any
 
 import pixelbert
 from pixelbert.data.records import PreparedData
-from pixelbert.errors import DataError, UsageError
+from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.model import precision
 from pixelbert.tasks.calibration import FILE, calibrate
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.predicting import scored_records
 from pixelbert.tasks.run import read_processor, read_recipe
 from pixelbert.tasks.table import TASKS
-from pixelbert.tasks.task import Scoring, Task
+from pixelbert.tasks.task import Outcome, Scoring, Task
 from pixelbert.training.files import write_file, write_folder
 from pixelbert.training.opened import Opened, check_labels, left_out, open_on, part_to_score, whole_split
 from pixelbert.training.progress import PairProgress
@@ -107,11 +107,11 @@ def evaluate(
         _say(f"{blind}: is not the same but for the pictures: {'; '.join(unlike)}")
     if missing := left_out(prepared, split):
         _say(missing)
-    outcome = task.score(own.model, own.batches, own.ready())
+    outcome = _score(own)
     figures = dict(outcome.figures)
     if other is not None:
         try:
-            figures |= task.beside_blind(outcome, task.score(other.model, other.batches, other.ready()))
+            figures |= task.beside_blind(outcome, _score(other))
         except DataError as error:
             raise DataError(f"{blind}: {error}") from error
     result = {
@@ -142,6 +142,13 @@ def evaluate(
         write_file(folder / FILE, json.dumps(calibration, indent=1) + "\n")
     renew_report(folder, _say, blind=blind)
     return result
+
+
+def _score(opened: Opened) -> Outcome:
+    try:
+        return opened.task.score(opened.model, opened.batches, opened.ready())
+    except CheckpointError as error:
+        raise CheckpointError(f"{opened.run}: {error}") from error
 
 
 def _folder_name(split: str, images: int, folds: int, middle_view: bool, model: str) -> str:

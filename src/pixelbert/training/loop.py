@@ -141,7 +141,7 @@ class Trainer:
                 self.accelerator.log(values, step=done)
                 self.progress.step(done, values)
                 aside = time.monotonic()
-                if last and self.main:
+                if last and self.main and done not in due:
                     self.validator.finish()
                 if done in due and self.main:
                     figures = self.validator()

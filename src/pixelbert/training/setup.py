@@ -15,12 +15,12 @@ from pixelbert.data.batches import Records, join
 from pixelbert.data.parts import SplitPart
 from pixelbert.data.records import SPLITS, PreparedData
 from pixelbert.errors import CheckpointError, DataError, UsageError
-from pixelbert.model.backbone import wake_residuals
+from pixelbert.model.backbone import sleeping_norms, wake_residuals
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.image_processing import multiple_for_backbone
 from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertPreTrainedModel
 from pixelbert.model.processor import PixelBertImageProcessor, PixelBertProcessor
-from pixelbert.model.tokenization import load_tokenizer, train_wordpiece
+from pixelbert.model.tokenization import load_tokenizer, train_wordpiece, vocabulary_of
 from pixelbert.model.weight_files import read_json
 from pixelbert.model.weights import (
     load_backbone_weights,
@@ -196,7 +196,23 @@ def build_processor(recipe: Recipe, train: Records) -> PixelBertProcessor:
     else:
         texts = (train.text(r) for r in range(train.num_records))
         vocabulary = train_wordpiece(texts, recipe.text.vocab_size)
-    return _processor(recipe, load_tokenizer(vocabulary, max_length=recipe.text.max_length))
+    tokenizer = load_tokenizer(vocabulary, max_length=recipe.text.max_length)
+    if recipe.text.vocab and recipe.text.weights:
+        _check_words(recipe, tokenizer)
+    return _processor(recipe, tokenizer)
+
+
+def _check_words(recipe: Recipe, tokenizer: Any) -> None:
+    """Raises UsageError for a vocabulary that is not the weights' own: every word would get another one's vector."""
+    try:
+        own = load_tokenizer(vocab_of(str(recipe.text.weights)))
+    except UsageError:  # these weights name no words
+        return
+    if vocabulary_of(own) != vocabulary_of(tokenizer):
+        raise UsageError(
+            f"{recipe.name}: text.vocab '{recipe.text.vocab}' is another vocabulary than that of text.weights"
+            f" '{recipe.text.weights}'; leave it out"
+        )
 
 
 def _processor(recipe: Recipe, tokenizer: Any) -> PixelBertProcessor:
@@ -222,6 +238,11 @@ def build_model(
             "initializer_range": text.initializer_range,
         }  # fmt: skip
     config = _config(recipe, shape, train)
+    if len(processor.tokenizer) > config.text_config.vocab_size:
+        raise UsageError(
+            f"{recipe.name}: text.vocab has {len(processor.tokenizer):,} wordpieces, text.weights"
+            f" {config.text_config.vocab_size:,} vectors for them"
+        )
     torch.manual_seed(recipe.seed)
     try:
         model: Any = TASKS[recipe.task].model_class(config)
@@ -237,6 +258,11 @@ def build_model(
         reports["backbone"] = report.to_dict()
     elif backbone.wake_residuals:
         wake_residuals(model.pixelbert.visual.body)
+    elif backbone.norm == "frozen" and sleeping_norms(model.pixelbert.visual.body):
+        raise UsageError(
+            f"{recipe.name}: backbone.norm=frozen keeps the norms of pretrained weights, and without any the residual"
+            " blocks of this CNN could never learn; give backbone.weights=..., or backbone.norm=train"
+        )
     if not text.type_embedding:
         torch.nn.init.zeros_(model.pixelbert.text.embeddings.token_type_embeddings.weight)
     return model, reports

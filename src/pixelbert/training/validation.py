@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pixelbert.data.batches import Records
+from pixelbert.errors import CheckpointError, TrainingStopped
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.calibration import FILE, calibrate
 from pixelbert.tasks.table import TASKS
@@ -62,7 +63,11 @@ class Validator:
         encode = scoring_encoder(
             self.recipe, self.run, model.pixelbert, batches, self.fingerprint, self.recipe.data.val_split, self.scoring
         )  # fmt: skip
-        outcome = self.task.score(model, batches, replace(self.scoring, encode=encode))
+        self._fit()
+        try:
+            outcome = self.task.score(model, batches, replace(self.scoring, encode=encode))
+        except CheckpointError as error:
+            raise TrainingStopped(f"{self.run}: while validating, {error}; lower the rates") from error
         figures = outcome.figures
         note("val  " + "  ".join(f"{name} {figures[name]:.1f}" for name in _SHOWN if name in figures))
         write_validation(self.run, outcome, attending(self.attend, model, self.parts.processor, val, note))
@@ -70,7 +75,11 @@ class Validator:
         return figures
 
     def finish(self) -> None:
-        """After the last step: what the task fits on training images that were kept out."""
+        """After the last step of a run that does not validate then: as every validation before it scores."""
+        self._fit()
+
+    def _fit(self) -> None:
+        """What the task fits on training images that were kept out; each validation is of a model fitted anew."""
         if self.parts.calibration is not None:
             model = self.parts.model
             batches = self.task.batches(

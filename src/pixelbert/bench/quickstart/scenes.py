@@ -65,8 +65,8 @@ def draw_scenes(out: Path, *, train: int, val: int, test: int, seed: int = 0, ov
     for split, count in counts.items():
         if not 0 <= count <= MAX_SCENES:
             raise UsageError(f"{split}={count}: the number of scenes must lie between 0 and {MAX_SCENES}")
-    if seed < 0:
-        raise UsageError(f"seed={seed}: the seed must not be negative")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed={seed}: the seed must be a whole number from 0 to 2^63 - 1")
     with new_folder(Path(out), overwrite=overwrite, marker=MARKER) as folder:
         _write_all(folder, counts, seed)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelbert.data.files import open_bytes
-from pixelbert.data.formats.common import as_id, json_items
+from pixelbert.data.formats.common import as_id, json_items, split_of_name
 from pixelbert.errors import DataError
 
 HELD_OUT_SPLITS = ("val", "test")
@@ -40,12 +40,13 @@ class Exclusions:
 
 
 def load_exclusions(lists: Iterable[Path | str]) -> Exclusions:
-    """Read exclusion lists: Karpathy JSON files or plain lists, one id or file name a line (or a JSON list).
+    """Read exclusion lists: Karpathy JSON files, official COCO captions files, or plain lists, one id or file name a
+    line (or a JSON list).
 
-    Of a Karpathy file of COCO the photos of val and test are taken (restval is trained on); of any other, whose
-    names are Flickr photo ids, all photos. In a plain list `COCO_val2014_000000000042.jpg` is COCO photo 42,
-    `36979.jpg` is Flickr photo 36979; a bare number is matched with both. A prefix says it outright:
-    `coco:FILE`, `flickr:FILE`, or `image:FILE` for the data set's own image ids.
+    Of a Karpathy file of COCO the photos of val and test are taken (restval is trained on), of an official COCO file
+    all photos; of any other Karpathy file, whose names are Flickr photo ids, all photos. In a plain list
+    `COCO_val2014_000000000042.jpg` is COCO photo 42, `36979.jpg` is Flickr photo 36979; a bare number is matched with
+    both. A prefix says it outright: `coco:FILE`, `flickr:FILE`, or `image:FILE` for the data set's own image ids.
 
     Raises DataError when a file is missing, damaged, or names nothing.
     """
@@ -71,6 +72,9 @@ def _add_karpathy(out: Exclusions, path: str) -> None:
     found = False
     for number, image in enumerate(json_items(path, "images.item")):
         found = True
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str) and as_id(image.get("id")):
+            _add_coco(out, image, f"COCO {split_of_name(path)}".strip())  # an official file: one split, all photos
+            continue
         if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
             raise DataError(f"{path}: image {number} has no 'filename'; a Karpathy split file was expected")
         split, coco = image.get("split"), as_id(image.get("cocoid"))
@@ -81,6 +85,12 @@ def _add_karpathy(out: Exclusions, path: str) -> None:
             out.flickr_ids.setdefault(match.group(1), flickr_set(path))
     if not found:
         raise DataError(f"{path}: has no 'images' list; a Karpathy split file was expected")
+
+
+def _add_coco(out: Exclusions, image: dict[str, Any], reason: str) -> None:
+    out.coco_ids.setdefault(as_id(image["id"]), reason)
+    if flickr := flickr_id_of_url(image.get("flickr_url")):
+        out.flickr_ids.setdefault(flickr, reason)
 
 
 def flickr_set(path: Path | str) -> str:
