@@ -69,15 +69,16 @@ def wake_residuals(body: nn.Module) -> int:
 
 
 def _reads_past_the_edge(module: nn.Module) -> bool:
-    """Whether a layer's windows overlap and get less padding than half a window: then a map's side is not
-    ceil(side / stride), and where an image ends no mask can tell. TensorFlow's "same" layers pad as they go."""
+    """Whether a layer's windows overlap and get too little padding for a map's side to be ceil(side / stride): then no
+    mask can tell where an image ends. TensorFlow's "same" layers pad as they go."""
     sides = [getattr(module, name, 1) for name in ("kernel_size", "stride", "padding", "dilation")]
     if "Same" in type(module).__name__ or isinstance(sides[2], str):
         return False
+    if not all(isinstance(side, int) or len(side) == 2 for side in sides):  # a blur pads by itself
+        return False
     pairs = zip(*((side, side) if isinstance(side, int) else side for side in sides), strict=True)
-    return any(
-        kernel > stride and padding < dilation * (kernel - 1) // 2 for kernel, stride, padding, dilation in pairs
-    )
+    reach = [(dilation * (kernel - 1) + 1, stride, 2 * padding) for kernel, stride, padding, dilation in pairs]
+    return any(window > stride and padding < window - stride for window, stride, padding in reach)
 
 
 class VisualBackbone(nn.Module):
@@ -101,7 +102,9 @@ class VisualBackbone(nn.Module):
         self.register_buffer("mean", torch.tensor(config.image_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.image_std).view(1, -1, 1, 1), persistent=False)
         self.mixes_globally = any(
-            _GLOBAL_LAYERS.search(type(m).__name__) or _reads_past_the_edge(m) for m in self.body.modules()
+            _GLOBAL_LAYERS.search(type(layer).__name__) or _reads_past_the_edge(layer)
+            for name, layer in self.body.named_modules()
+            if not name.startswith("global_pool")  # stands behind the map
         )
         self.compute_dtype: torch.dtype | None = None  # autocast of the CNN alone; set by who runs the model
         self._padding: _Padding | None = None
@@ -214,7 +217,7 @@ class VisualBackbone(nn.Module):
         parameters = list(self.body.named_parameters())
         frozen = 0 if stages < 0 else len(parameters)
         if 0 <= stages < len(self.stages) - 1:
-            frozen = 1 + max(self._places(stages), default=min(self._places(stages + 1)) - 1)
+            frozen = 1 + max(self._places(stages), default=-1)
         for i, (_, parameter) in enumerate(parameters):
             parameter.requires_grad_(i >= frozen)
         if self.config.backbone_norm == "frozen":
@@ -223,10 +226,15 @@ class VisualBackbone(nn.Module):
         self.train(self.training)
 
     def _places(self, stage: int) -> list[int]:
-        """Where the stage's parameters stand in the CNN; nowhere for a stem that timm names by its activation."""
-        start = f"{self.stages[stage]['module']}.".replace(".", "_")
-        names = (name.replace(".", "_") for name, _ in self.body.named_parameters())
-        return [i for i, name in enumerate(names) if name.startswith(start)]
+        """Where the stage's parameters stand in the CNN; of a stage that timm names by a layer without any (an
+        activation, a pool), those of the layers before it."""
+        name = self.stages[stage]["module"].replace(".", "_")
+        owners = [name.rpartition(".")[0].replace(".", "_") for name, _ in self.body.named_parameters()]
+        if own := [i for i, owner in enumerate(owners) if f"{owner}_".startswith(f"{name}_")]:
+            return own
+        layers = [layer.replace(".", "_") for layer, _ in self.body.named_modules()]
+        before = set(layers[: layers.index(name)]) if name in layers else set()
+        return [i for i, owner in enumerate(owners) if owner in before]
 
     def _norms(self) -> Iterator[nn.Module]:
         return (m for m in self.body.modules() if isinstance(m, _BatchNorm))
