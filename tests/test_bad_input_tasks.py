@@ -195,5 +195,5 @@ def test_a_held_out_question_without_answers_is_told_before_training(
 def test_no_answer_is_frequent_enough(folder: Path, tmp_path: Path, command: Command) -> None:
     code, line = command("train", folder / "few.yaml", "--data", folder / "vqa/data", "--out", tmp_path / "run",
                          "answers.min_count=50")  # fmt: skip
-    assert code == 3 and "no answer is given to at least 50 of the 27 questions with answers" in line
+    assert code == 3 and "no answer is given to at least 50 of the 27 training questions with answers" in line
     assert not (tmp_path / "run").exists()

@@ -249,6 +249,7 @@ def build_model(
     except ValueError as error:
         raise UsageError(f"{recipe.name}: {error}") from error
     reports: dict[str, Any] = {}
+    visual = model.pixelbert.visual
     if text.weights:
         init = recipe.visual.type_embedding_init
         target = model if isinstance(model, PixelBertForPreTraining) else model.pixelbert
@@ -257,8 +258,8 @@ def build_model(
         report = load_backbone_weights(model.pixelbert, backbone.weights, statistics=backbone.statistics)
         reports["backbone"] = report.to_dict()
     elif backbone.wake_residuals:
-        wake_residuals(model.pixelbert.visual.body)
-    elif backbone.norm == "frozen" and sleeping_norms(model.pixelbert.visual.body):
+        wake_residuals(visual.body)
+    elif backbone.norm == "frozen" and not visual.is_frozen and sleeping_norms(visual.body):
         raise UsageError(
             f"{recipe.name}: backbone.norm=frozen keeps the norms of pretrained weights, and without any the residual"
             " blocks of this CNN could never learn; give backbone.weights=..., or backbone.norm=train"
