@@ -18,7 +18,8 @@ from tiny_tasks import task_data
 SHRUNK = (
     "backbone.name=test_resnet", "backbone.weights=null", "backbone.wake_residuals=true", "text.weights=null",
     "text.hidden_size=32", "text.layers=2", "text.heads=2", "text.intermediate_size=48", "text.vocab_size=80",
-    "text.initializer_range=0.2", "data.workers=0", "optim.batch_size=8", "optim.micro_batch=4", "optim.scale_lr=false", "schedule.pairs=8", "train.precision=float32",
+    "text.initializer_range=0.2", "data.workers=0", "optim.batch_size=8", "optim.micro_batch=4",
+    "optim.scale_lr=false", "schedule.pairs=8", "train.precision=float32",
     "train.trackers=[]", "phases=[]", "validation.times=1", "itm.calibration_images=0",
 )  # fmt: skip
 DOWNSTREAM = [name for name in recipe_names() if load_recipe(name).task != "pretraining"]
