@@ -62,12 +62,19 @@ def kept_table(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else "Not run yet.\n"
 
 
+def calibration_errors(result: dict[str, Any]) -> dict[str, float]:
+    """The expected calibration error of an evaluation that calibrated, in percent, as stated and after."""
+    found = result.get("calibration", {})
+    return {f"calibration_error_{when}": 100 * found[f"ece_{when}"] for when in ("before", "after") if found}
+
+
 def record(args: argparse.Namespace) -> None:
     """Put an evaluation's figures into results.json, in place of older ones of the same name."""
     result = json.loads(Path(args.file).read_text(encoding="utf-8"))
     names = dict(pair.split("=", 1) for pair in args.rename)
     targets = dict(pair.split("=", 1) for pair in args.target)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    figures = result["figures"] | calibration_errors(result)
     new = [
         {
             "name": names.get(key, f"{args.prefix}.{key}"),
@@ -80,7 +87,7 @@ def record(args: argparse.Namespace) -> None:
             "date": result["date"],
             "note": "; ".join(part for part in (targets.get(key, ""), args.note) if part),
         }
-        for key, value in result["figures"].items()
+        for key, value in figures.items()
         if not args.only or key in args.only
     ]
     replaced = {figure["name"] for figure in new}

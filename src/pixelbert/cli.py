@@ -255,13 +255,24 @@ def predict(
 @app.command(epilog=_EPILOG)
 def bench(
     sizes: Annotated[
-        list[str] | None, typer.Argument(metavar="SIZE", help="small, r50, x152 (all of them), or ratios.")
+        list[str] | None, typer.Argument(metavar="SIZE", help="small, r50, x152 (all of them), ratios, or answer.")
     ] = None,
+    run: Annotated[Path | None, typer.Option(metavar="RUN", help="The run that `bench answer` asks.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to time, after one that warms up.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Time and peak memory of a real training step at full size; or what each way of saving work brings, as ratios."""
+    """Time and peak memory of a real training step at full size; or what each way of saving work brings, as ratios; or
+    the seconds from a command to its answer."""
     from pixelbert.bench import run_bench
+
+    if sizes == ["answer"]:
+        from pixelbert.bench.answer import run_answer
+
+        if run is None:
+            raise UsageError("bench answer: which run? --run RUN")
+        parts = run_answer(run, steps)
+        _print_json(parts) if as_json else _print_rows(parts)
+        return
 
     if sizes == ["ratios"]:
         from pixelbert.bench.ratios import run_ratios
@@ -271,7 +282,9 @@ def bench(
         return
     rows = run_bench(sizes or None, steps)
     if not rows:
-        raise UsageError(f"bench: no size '{' '.join(sizes or [])}'; valid names: small, r50, x152, or ratios alone")
+        raise UsageError(
+            f"bench: no size '{' '.join(sizes or [])}'; valid names: small, r50, x152, or ratios or answer alone"
+        )
     _print_json(rows) if as_json else _print_rows(rows)
     failed = [f"{row['size']}: {row['error']}" for row in rows if "error" in row]
     if failed:
