@@ -10,6 +10,7 @@ from attending import noise, pretraining_model, processor
 from PIL import Image
 
 from pixelbert.errors import UsageError
+from pixelbert.inference import attention_pictures
 from pixelbert.inference.attention import AttentionMap, Method, look_all, see
 from pixelbert.inference.attention_pictures import colours, heat_of, overlay, picture, png, sheet, spread, write_png
 from pixelbert.inference.cells import Cells
@@ -109,3 +110,10 @@ def test_pictures_and_sheets_as_png(tmp_path):
         picture(maps[1], photo.pixels, sentence, style="smoth")
     with pytest.raises(UsageError, match="at least one"):
         sheet([], photo.pixels, sentence)
+
+
+def test_letters_beyond_ascii_are_drawn_or_replaced_in_their_places(monkeypatch):
+    sentence = "ein H\u00fcndchen \u2014 \u72ac, caf\u00e9"
+    monkeypatch.setattr(attention_pictures, "_WIDE_FONTS", ("no such font.ttf",))
+    assert attention_pictures._drawable(sentence)[0] == "ein Hundchen - ?, cafe"
+    assert attention_pictures._drawable("plain")[0] == "plain"

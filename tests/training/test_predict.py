@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from pixelbert import metrics
 from pixelbert.cli import main
 from pixelbert.data.records import PreparedData
-from pixelbert.errors import DataError, UsageError
+from pixelbert.errors import DataError, MachineError, UsageError
 from pixelbert.tasks import held_out, submission
 from pixelbert.training.evaluate import evaluate
 from pixelbert.training.loop import train
@@ -163,6 +164,25 @@ def test_a_long_ranking_goes_on_after_a_stop(
     assert sorted(scored) == [(image, text) for image in range(4) for text in range(12)]  # none of them twice
     assert (tmp_path / "ranked.json").read_text() == (tmp_path / "whole.json").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ranked.json", "whole.json"]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_answer(
+    tmp_path: Path, runs: Mapping[str, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, data = runs["question_answering"]
+
+    def refused(self: Path, *_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    answers = "pixelbert.tasks.question_answering.predict_records"
+    monkeypatch.setattr(answers, lambda *_: pytest.fail("something was answered"))
+    monkeypatch.setattr(Path, "touch", refused)
+    for call in (
+        lambda: predict(run, data, tmp_path / "made" / "answers.json", split="test-dev"),
+        lambda: evaluate(run, data),
+    ):
+        with pytest.raises(MachineError, match="cannot be written to"):
+            call()
 
 
 # -- the command -----------------------------------------------------------------------------------------------------

@@ -54,14 +54,25 @@ def _val_groups(
 ) -> npt.NDArray[np.bool_]:
     """Which rows become val: those of a share of the groups, by a hash of the id of each group's first image.
 
-    A group of more images than that share stays in train. Where there is but one, rows are divided by their first
-    image alone, and a note says so.
+    A group of more images than that share stays in train. Where far less or more than the share would be held out so,
+    rows are divided by their first image alone, and a note says so.
     """
+    chosen, share = _chosen(group, image, image2, rows, val_fraction)
+    fits = val_fraction / 2 <= share <= (1 + val_fraction) / 2
+    if (image2 >= 0).any() and not fits and len(np.unique(image)) > 1:
+        notes.append(
+            "too many images hang together through rows of two, so --val-fraction divided the rows by their first"
+            " image; a column 'split' divides them as you say"
+        )
+        chosen, _ = _chosen(image, image, np.full_like(image2, -1), rows, val_fraction)
+    return chosen
+
+
+def _chosen(
+    group: Ints, image: Ints, image2: Ints, rows: Collector, val_fraction: float
+) -> tuple[npt.NDArray[np.bool_], float]:
+    """Which rows become val, and their share of the images."""
     used, place_of = np.unique(group, return_inverse=True)
-    if len(used) == 1 and (image2 >= 0).any() and len(np.unique(image)) > 1:
-        notes.append("all images hang together through rows of two, so --val-fraction divided the rows by their first")
-        used, place_of = np.unique(image, return_inverse=True)
-        image2 = np.full_like(image2, -1)
     place = np.array([hash_share(rows.image_ids[i]) for i in used])
     pairs = np.unique(np.stack([np.tile(place_of, 2), np.concatenate([image, image2])]), axis=1)
     size = np.bincount(pairs[0, pairs[1] >= 0], minlength=len(used))
@@ -71,8 +82,7 @@ def _val_groups(
         is_val[least[place[least].argmin()]] = True
     if len(used) > 1 and is_val.all():
         is_val[place.argmax()] = False
-    chosen: npt.NDArray[np.bool_] = is_val[place_of]
-    return chosen
+    return is_val[place_of], float(size[is_val].sum() / size.sum())
 
 
 def hash_share(image_id: str) -> float:

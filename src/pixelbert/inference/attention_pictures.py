@@ -11,9 +11,11 @@ import io
 import math
 import os
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -170,6 +172,28 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+# Beyond ASCII: fonts that many systems have; Pillow's own has no such letters.
+_WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
+_PLAIN = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014\u2026\u00df", "''\"\"--.s")
+
+
+def _drawable(sentence: str) -> tuple[str, Callable[[float], Any]]:
+    """The sentence as it can be drawn, every character in its place, and the font of a size.
+
+    Without a font for letters beyond ASCII, these are drawn as the letters they are made from, others as a mark.
+    """
+    if sentence.isascii():
+        return sentence, ImageFont.load_default
+    for name in _WIDE_FONTS:
+        try:
+            ImageFont.truetype(name, 17)
+        except OSError:
+            continue
+        return sentence, partial(ImageFont.truetype, name)
+    letters = (unicodedata.normalize("NFKD", c.translate(_PLAIN))[0] for c in sentence)
+    return "".join(c if c.isascii() else "?" for c in letters), ImageFont.load_default
+
+
 def _page(
     maps: Sequence[AttentionMap],
     panels: Sequence[Image.Image],
@@ -180,7 +204,8 @@ def _page(
 ) -> Image.Image:
     """Panels in rows under the sentence, the legend at the bottom; several panels have their word beneath."""
     sentence = re.sub(r"\s", " ", sentence)  # one line; every character keeps its place
-    text, small = ImageFont.load_default(17), ImageFont.load_default(13)
+    sentence, fonts = _drawable(sentence)
+    text, small = fonts(17), fonts(13)
     wide, high = panels[0].size
     caption = 0 if marked else 22
     rows = math.ceil(len(panels) / columns)
@@ -192,7 +217,7 @@ def _page(
     span = (marked.word.start, marked.word.end) if marked else (0, 0)
     for number, (start, line) in enumerate(lines):
         _write(draw, (_GAP, _GAP + 24 * number), line, text, (span[0] - start, span[1] - start))
-    names = ["the photo", *(f"{found.word.text}   {highest([found]):.1f}" for found in maps)]
+    names = ["the photo", *(f"{_drawable(found.word.text)[0]}   {highest([found]):.1f}" for found in maps)]
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         x, y = _GAP + column * (wide + _GAP), top + row * (high + caption + _GAP)

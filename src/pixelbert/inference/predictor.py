@@ -125,7 +125,7 @@ class Predictor:
 
     def compare(self, left: Images, right: Images | None, statements: Texts) -> Any:
         """`Judgement` (or a list) of statements about two pictures each; of one picture: `right` None."""
-        self._require("compare")
+        self._require("compare", one_picture=right is None)
         wanted, given = self.model.config.num_images, 1 if right is None else 2
         if wanted != given:
             raise UsageError(f"{self.folder}: judges statements about {wanted} picture(s), not {given}")
@@ -282,8 +282,8 @@ class Predictor:
         """Whether the probabilities were fitted on held-out records (`pixelbert evaluate` does that)."""
         return self.calibration is not None
 
-    def _require(self, verb: str) -> None:
-        verbs_of_runs.require(verb, self.recipe, self.folder)
+    def _require(self, verb: str, **options: bool) -> None:
+        verbs_of_runs.require(verb, self.recipe, self.folder, **options)
 
     def _require_vectors(self) -> None:
         if getattr(self.model, "contrastive", None) is None:

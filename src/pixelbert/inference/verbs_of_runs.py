@@ -17,23 +17,26 @@ VERBS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def require(verb: str, recipe: Recipe, folder: Path) -> None:
-    """Raises UsageError when a run of this recipe lacks the head for a verb: it says which recipe trains it."""
+def require(verb: str, recipe: Recipe, folder: Path, one_picture: bool = False) -> None:
+    """Raises UsageError when a run of this recipe lacks the head for a verb: it says which recipe trains it.
+
+    one_picture: a statement about one picture is to be judged.
+    """
     tasks, what = VERBS[verb]
     if recipe.task in tasks:
         return
     source = "" if tasks[0] == "pretraining" else f" --from {folder}"
     raise UsageError(
         f"{folder}: has no head for {what} (its task is {recipe.task}); train one with: "
-        f"pixelbert train {recipe_for(tasks[0], recipe)} --data DATA --out RUN2{source}"
+        f"pixelbert train {recipe_for(tasks[0], recipe, one_picture)} --data DATA --out RUN2{source}"
     )
 
 
-def recipe_for(task: str, like: Recipe) -> str:
+def recipe_for(task: str, like: Recipe, one_picture: bool = False) -> str:
     """The name of a recipe of that task, of the same CNN where there is one."""
     found = {name: load_recipe(name) for name in recipe_names()}
     names = [name for name, recipe in found.items() if recipe.task == task]
-    names.sort(key=lambda name: name.startswith("nlvr-"))  # two pictures, the paper's task, before NLVR's one
+    names.sort(key=lambda name: name.startswith("nlvr-") is not one_picture)  # NLVR's are about one picture
     same = [name for name in names if found[name].backbone.name == like.backbone.name]
     small = [name for name in names if name.endswith("-small")]
     return (same or small or names)[0]

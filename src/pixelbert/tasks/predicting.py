@@ -76,7 +76,7 @@ def record_outcome(figures: dict[str, float], rows: list[dict[str, Any]], batche
         (folder / "records.jsonl").write_text(lines, encoding="utf-8")
         write_examples(folder, batches, choose_rows(rows, lambda row: not row["right"]), pictures)
 
-    images = {int(split.image_of[row["split_record"]]) for row in rows}
+    images = {image for row in rows for image in pictures(row)}
     return Outcome(figures, rows, write, len(images), len(rows))
 
 

@@ -42,6 +42,17 @@ def write_whole(path: Path, fill: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
 
 
+def check_writable(path: Path) -> None:
+    """Before hours of work: its folder is there, or made, and takes files. Raises MachineError when it does not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = _beside(path, "probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise MachineError(f"{path.parent}: cannot be written to ({error.strerror or error})") from error
+
+
 def write_file(path: Path, text: str) -> None:
     """Write a text file whole or not at all. Raises MachineError when the disk is full."""
 

@@ -16,7 +16,7 @@ from pixelbert.model import precision
 from pixelbert.tasks.table import task_of_data
 from pixelbert.tasks.task import Scoring
 from pixelbert.training.evaluate import run_on_split
-from pixelbert.training.files import write_whole
+from pixelbert.training.files import check_writable, write_whole
 from pixelbert.training.opened import check_labels, left_out, whole_split
 from pixelbert.training.progress import PairProgress
 
@@ -63,13 +63,13 @@ def predict(
         raise UsageError(f"{run}: trained for {task.name}; a shortlist is for retrieval")
     if missing := left_out(prepared, split):
         print(missing, file=sys.stderr)
+    check_writable(target)
     submission = task.predict(loaded, batches, own)
 
     def fill(path: Path) -> None:
         path.write_text(submission.text, encoding="utf-8", newline="\n")
         submission.check(path)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, fill)
     shutil.rmtree(partial, ignore_errors=True)
     return {

@@ -150,6 +150,9 @@ def _save_model(model: PixelBertPreTrainedModel, folder: Path) -> None:
     finally:
         if progress:
             transformers.utils.logging.enable_progress_bar()
+    readable = (folder / "config.json").stat().st_mode & 0o777  # as any file here; safetensors makes its own private
+    for path in folder.glob("*.safetensors"):
+        path.chmod(readable)
 
 
 def save_last(run: Path, model: PixelBertPreTrainedModel, processor: PixelBertProcessor) -> None:
