@@ -283,7 +283,7 @@ def bench(
     rows = run_bench(sizes or None, steps)
     if not rows:
         raise UsageError(
-            f"bench: no size '{' '.join(sizes or [])}'; valid names: small, r50, x152, or ratios or answer alone"
+            f"bench: no size '{' '.join(sizes or [])}'; valid names: small, r50, x152, or alone: ratios, answer"
         )
     _print_json(rows) if as_json else _print_rows(rows)
     failed = [f"{row['size']}: {row['error']}" for row in rows if "error" in row]

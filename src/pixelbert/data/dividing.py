@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,61 +28,59 @@ def split_codes(spool: Spool, rows: Collector, val_fraction: float, notes: list[
         notes.append("the files name the split of every row, so --val-fraction divided nothing")
     if val_fraction and len(auto):
         image, image2 = spool.numbers("image")[auto], spool.numbers("image2")[auto]
-        group = _joined(image, image2, len(rows.refs))
-        codes[auto] = np.where(_val_groups(group, image, image2, rows, val_fraction, notes), _VAL, _TRAIN)
+        codes[auto] = np.where(_val_rows(image, image2, rows.image_ids, val_fraction, notes), _VAL, _TRAIN)
     return codes
 
 
-def _joined(image: Ints, image2: Ints, count: int) -> Ints:
-    """For each row the least number of an image that its own hang together with, through rows of two images."""
-    group = np.arange(count)
-    two = image2 >= 0
-    first, second = image[two], image2[two]
-    while len(first):
-        least = np.minimum(group[first], group[second])
-        if (group[first] == least).all() and (group[second] == least).all():
-            break
-        np.minimum.at(group, first, least)
-        np.minimum.at(group, second, least)
-        group = group[group]
-    joined: Ints = group[image]
-    return joined
-
-
-def _val_groups(
-    group: Ints, image: Ints, image2: Ints, rows: Collector, val_fraction: float, notes: list[str]
+def _val_rows(
+    image: Ints, image2: Ints, image_ids: Sequence[str], val_fraction: float, notes: list[str]
 ) -> npt.NDArray[np.bool_]:
-    """Which rows become val: those of a share of the groups, by a hash of the id of each group's first image.
+    """Which rows become val: those of a share of the groups of images that hang together.
 
-    A group of more images than that share stays in train. Where far less or more than the share would be held out so,
-    rows are divided by their first image alone, and a note says so.
+    Where far less or more than that share would be held out so, rows are divided by their first image alone, and a note
+    says so.
     """
-    chosen, share = _chosen(group, image, image2, rows, val_fraction)
+    groups = _joined(image, image2, len(image_ids))
+    chosen, share = _chosen(groups, image, np.union1d(image, image2[image2 >= 0]), image_ids, val_fraction)
     fits = val_fraction / 2 <= share <= (1 + val_fraction) / 2
     if (image2 >= 0).any() and not fits and len(np.unique(image)) > 1:
         notes.append(
             "too many images hang together through rows of two, so --val-fraction divided the rows by their first"
             " image; a column 'split' divides them as you say"
         )
-        chosen, _ = _chosen(image, image, np.full_like(image2, -1), rows, val_fraction)
+        chosen, _ = _chosen(np.arange(len(image_ids)), image, np.unique(image), image_ids, val_fraction)
     return chosen
 
 
+def _joined(image: Ints, image2: Ints, count: int) -> Ints:
+    """For each image the least number of one that it hangs together with, through rows of two images."""
+    group: Ints = np.arange(count)
+    two = image2 >= 0
+    first, second = image[two], image2[two]
+    while not np.array_equal(group[first], group[second]):
+        least = np.minimum(group[first], group[second])
+        np.minimum.at(group, first, least)
+        np.minimum.at(group, second, least)
+        group = group[group]
+    return group
+
+
 def _chosen(
-    group: Ints, image: Ints, image2: Ints, rows: Collector, val_fraction: float
+    groups: Ints, image: Ints, used: Ints, image_ids: Sequence[str], val_fraction: float
 ) -> tuple[npt.NDArray[np.bool_], float]:
-    """Which rows become val, and their share of the images."""
-    used, place_of = np.unique(group, return_inverse=True)
-    place = np.array([hash_share(rows.image_ids[i]) for i in used])
-    pairs = np.unique(np.stack([np.tile(place_of, 2), np.concatenate([image, image2])]), axis=1)
-    size = np.bincount(pairs[0, pairs[1] >= 0], minlength=len(used))
+    """The rows whose group becomes val by a hash of its first image's id, and the share of the images `used` in them.
+
+    A group of more images than the share asked for stays in train.
+    """
+    names, size = np.unique(groups[used], return_counts=True)
+    place = np.array([hash_share(image_ids[name]) for name in names])
     is_val = (place < val_fraction) & (size <= max(size.min(), val_fraction * size.sum()))
-    if len(used) > 1 and not is_val.any():
+    if len(names) > 1 and not is_val.any():
         least = np.flatnonzero(size == size.min())
         is_val[least[place[least].argmin()]] = True
-    if len(used) > 1 and is_val.all():
+    if len(names) > 1 and is_val.all():
         is_val[place.argmax()] = False
-    return is_val[place_of], float(size[is_val].sum() / size.sum())
+    return is_val[np.searchsorted(names, groups[image])], float(size[is_val].sum() / size.sum())
 
 
 def hash_share(image_id: str) -> float:

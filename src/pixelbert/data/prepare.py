@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MARKER = "prepared.json"
-_TRAIN, _VAL = SPLITS.index("train"), SPLITS.index("val")
+_TRAIN = SPLITS.index("train")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pixelbert.model import precision
 from pixelbert.tasks.calibration import FILE, calibrate
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.predicting import scored_records
-from pixelbert.tasks.run import read_processor, read_recipe
+from pixelbert.tasks.run import read_recipe
 from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Outcome, Scoring, Task
 from pixelbert.training.files import check_writable, write_file, write_folder
@@ -129,7 +129,7 @@ def evaluate(
 
     sheets = None
     if attend is not None and not recipe.blind:
-        sheets = attending(attend, own.model, read_processor(folder, own.model.config), part.records, _say)
+        sheets = attending(attend, own.model, own.processor, part.records, _say)
 
     def fill(target: Path) -> None:
         (target / "figures.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

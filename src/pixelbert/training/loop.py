@@ -142,7 +142,7 @@ class Trainer:
                 self.progress.step(done, values)
                 aside = time.monotonic()
                 if last and self.main and done not in due:
-                    self.validator.finish()
+                    self.validator.fit()
                 if done in due and self.main:
                     figures = self.validator()
                     metrics.write(kind="validation", step=done, pairs=pairs, figures=figures)

@@ -10,6 +10,7 @@ from typing import Any
 from pixelbert.data.batches import Records
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError, UsageError
+from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.run import find_device, load_run, put_on_device, read_facts
@@ -73,12 +74,13 @@ def left_out(prepared: PreparedData, split: str) -> str:
 
 @dataclass(frozen=True)
 class Opened:
-    """A run's task and model, the batches of the records it is scored on, and how."""
+    """A run's task, model and processor, the batches of the records it is scored on, and how."""
 
     run: Path
     recipe: Recipe
     task: Task
     model: Any
+    processor: PixelBertProcessor
     batches: Inputs
     scoring: Scoring
     part: Part
@@ -115,7 +117,7 @@ def open_on(run: Path, part: Part, scoring: Scoring, model: str) -> Opened:
         raise UsageError(f"{run}: {error}") from error
     settings = recipe.validation
     scoring = replace(scoring, seed=settings.seed, batch_size=settings.batch_size, workers=recipe.data.workers)
-    return Opened(run, recipe, task, loaded, batches, scoring, part)
+    return Opened(run, recipe, task, loaded, processor, batches, scoring, part)
 
 
 def check_labels(task: Task, part: Part, among: Sequence[int] | None = None) -> None:

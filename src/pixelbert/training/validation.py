@@ -63,7 +63,7 @@ class Validator:
         encode = scoring_encoder(
             self.recipe, self.run, model.pixelbert, batches, self.fingerprint, self.recipe.data.val_split, self.scoring
         )  # fmt: skip
-        self._fit()
+        self.fit()
         try:
             outcome = self.task.score(model, batches, replace(self.scoring, encode=encode))
         except CheckpointError as error:
@@ -74,12 +74,8 @@ class Validator:
         self.keep(figures[self.recipe.validation.select_on], outcome)
         return figures
 
-    def finish(self) -> None:
-        """After the last step of a run that does not validate then: as every validation before it scores."""
-        self._fit()
-
-    def _fit(self) -> None:
-        """What the task fits on training images that were kept out; each validation is of a model fitted anew."""
+    def fit(self) -> None:
+        """What the task fits on training images that were kept out: before each validation, and after the last step."""
         if self.parts.calibration is not None:
             model = self.parts.model
             batches = self.task.batches(
