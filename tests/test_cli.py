@@ -87,6 +87,8 @@ def test_python_dash_m(tmp_path):
         (["--jsn"], "no such option '--jsn'"),
         (["doctor", "--jsn"], "doctor: no such option '--jsn'; did you mean '--json'?"),
         (["train", "pretrain-tiny", "--dta", "x"], "train: no such option '--dta'; did you mean '--data'?"),
+        (["train", "pretrain-tiny", "--epochs", "3"], "a change to the recipe is written schedule.epochs=VALUE"),
+        (["ablate", "--batch-size", "3"], "written optim.batch_size=VALUE or validation.batch_size=VALUE"),
         (["train"], "train: missing argument 'RECIPE'"),
         (["train", "pretrain-tiny", "--out", "R"], "train: missing option '--data'"),
         (["recipes", "pretrain-tinny"], "did you mean 'pretrain-tiny'?"),

@@ -108,10 +108,21 @@ def _usage(error: Any) -> str:
         valid = [
             name for parameter in context.command.get_params(context) for name in parameter.opts if name[:1] == "-"
         ]
-        return f"{where}no such option '{option}'; {nearest(option, valid)}"
+        return f"{where}no such option '{option}'; {_as_setting(option, context) or nearest(option, valid)}"
     if command and context:
         return f"{where}no such command '{command[1]}'; {nearest(command[1], context.command.commands)}"
     return f"{where}{message[:1].lower()}{message[1:]}; see {path} --help"
+
+
+def _as_setting(option: str, context: Any) -> str:
+    """`--epochs` of a verb that takes changes to the recipe: how such a change is written; "" where it is none."""
+    if not any(parameter.name == "overrides" for parameter in context.command.params):
+        return ""
+    from pixelbert.recipes.schema import setting_names
+
+    name = option.lstrip("-").replace("-", "_")
+    ends = [setting for setting in setting_names() if name in (setting, setting.rpartition(".")[2])]
+    return f"a change to the recipe is written {' or '.join(f'{end}=VALUE' for end in ends[:3])}" if ends else ""
 
 
 def _interrupted(arguments: Sequence[str]) -> str:

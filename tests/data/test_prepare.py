@@ -318,6 +318,16 @@ def test_a_share_of_the_images_becomes_val(photos, tmp_path):
     assert kept == {image for image in val if int(image[0]) < 5}
 
 
+def test_data_to_train_on_without_a_val_split_is_told(photos, tmp_path):
+    from rich.console import Console
+
+    table = write_csv(photos / "train.csv", [f"{i}.jpg,text" for i in range(10)])
+    for fraction, told in ((0.0, True), (0.4, False)):
+        stream = io.StringIO()
+        prepare("csv", [table], tmp_path / f"{told}", val_fraction=fraction, console=Console(file=stream, width=200))
+        assert ("No split 'val': training needs one; --val-fraction 0.1" in stream.getvalue()) == told
+
+
 @pytest.mark.parametrize("fraction", [1e-9, 1 - 1e-9])
 def test_neither_side_of_the_division_is_empty(photos, tmp_path, fraction):
     table = write_csv(photos / "mine.csv", ["1.jpg,a", "2.jpg,b"])

@@ -19,6 +19,7 @@ from pixelbert.data.records import PreparedData
 from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.model.modeling import PixelBertModel
 from pixelbert.training.evaluate import evaluate
+from pixelbert.training.loop import train
 from pixelbert.training.predict import predict
 from pixelbert.training.report.record import RunRecord
 from pixelbert.training.setup import open_splits
@@ -119,8 +120,25 @@ def test_an_exact_ranking_of_few_images_is_a_part(tmp_path):
     assert not (run / "calibration.json").exists()
     evaluate(run, data, exact_images=2, shortlist=2)
     assert {path.name: kept(run, path.name)["images"] for path in (run / "evaluation").iterdir()} == {
-        "val": 4, "val-images-2": 2,
+        "val-shortlist2": 4, "val-images-2": 2,
     }  # fmt: skip
+
+
+def test_a_ranking_through_a_shortlist_does_not_replace_the_exact_one(tmp_path):
+    """Of a retrieval run both go by the same names; the report shows the exact one, whichever came last."""
+    data = task_data(tmp_path / "data", "retrieval")
+    run = tmp_path / "run"
+    train(task_recipe("retrieval"), data, run)
+    exact = evaluate(run, data)
+    listed = evaluate(run, data, shortlist=2)
+    told = {
+        name: json.loads((run / "evaluation" / name / "figures.json").read_text()) for name in ("val", "val-shortlist2")
+    }
+    assert (told["val"]["figures"], told["val"]["shortlist"]) == (exact["figures"], 0)
+    assert (told["val-shortlist2"]["figures"], told["val-shortlist2"]["shortlist"]) == (listed["figures"], 2)
+    assert RunRecord.read(run).shown.folder.name == "val"
+    shutil.rmtree(run / "evaluation" / "val")
+    assert RunRecord.read(run).shown.folder.name == "val-shortlist2"
 
 
 # -- what is wrong is told before anything is scored -------------------------------------------------------------------

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from pixelbert.data.records import PreparedData
 from pixelbert.training import progress
+from pixelbert.training.plan import RunPlan
+from tiny_runs import tiny_data, tiny_recipe
 
 
 def test_a_count_that_goes_on_or_begins_again_tells_its_own_rate(
@@ -23,3 +28,17 @@ def test_a_count_that_goes_on_or_begins_again_tells_its_own_rate(
     assert "600/1,000  1 a second  left 6:40" in at(100, 600)
     assert at(10_000, 32) == ""  # the same count again, much later
     assert "232/1,000  2 a second  left 6:24" in at(10_100, 232)
+
+
+def test_a_run_says_what_it_is_about_to_do(tmp_path: Path) -> None:
+    data = PreparedData(tiny_data(tmp_path / "data", train=3))
+    train, val = data.split("train"), data.split("val")
+    plan = RunPlan(tiny_recipe("schedule.pairs=4000", "optim.batch_size=8"), train.num_records)
+    told = progress.announcement(plan, data.folder, train, val, 0)
+    assert f"{train.num_records} records of 3 images; 4,000 seen in 500 steps of 8, each about" in told
+    assert f"held out: val, {val.num_records} records of {val.num_images} images" in told
+    assert "is a lot for so few records: schedule.epochs=20" in told
+    assert told + "\ngoing on after step 499" == progress.announcement(plan, data.folder, train, val, 499)
+    assert "nothing is left to do" in progress.announcement(plan, data.folder, train, val, 500)
+    few = RunPlan(tiny_recipe("schedule.epochs=20", "schedule.pairs=null", "optim.batch_size=8"), train.num_records)
+    assert "a lot" not in progress.announcement(few, data.folder, train, val, 0)

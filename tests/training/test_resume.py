@@ -147,6 +147,34 @@ def test_a_run_may_be_moved_and_its_own_recipe_file_used(tmp_path: Path, data: P
     assert_same(moved, whole["float32"])
 
 
+def test_a_run_goes_on_with_the_changes_it_was_started_with(tmp_path: Path, data: Path) -> None:
+    import yaml
+
+    from pixelbert.errors import UsageError
+
+    name, run = tmp_path / "ten.yaml", tmp_path / "run"
+    name.write_text(yaml.safe_dump(recipe("schedule.pairs=48").model_dump(mode="json")))
+    changes = ["schedule.pairs=80", "optim.batch_size=4"]
+    train(name, data, tmp_path / "whole", overrides=changes, blind=True)
+    with interrupted_at(3), pytest.raises(KeyboardInterrupt):
+        train(name, data, run, overrides=changes, blind=True)
+    with pytest.raises(UsageError, match="schedule.pairs was 80, is now 40"):
+        train(name, data, run, resume=True, overrides=["schedule.pairs=40"])
+    with interrupted_at(9), pytest.raises(KeyboardInterrupt):
+        train(name, data, run, resume=True)
+    train(name, data, run, resume=True, overrides=changes[:1])
+    assert losses(run) == losses(tmp_path / "whole") and same_weights(run, tmp_path / "whole")
+    assert len([row for row in losses(run) if row["kind"] == "train"]) == 20
+
+
+def test_of_equal_models_the_later_is_the_best(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixelbert.tasks.pretraining_task.validate", lambda *_: ({"itm_accuracy": 50.0}, []))
+    monkeypatch.setattr("pixelbert.training.validation.write_validation", lambda *_: None)
+    train(recipe(), data, tmp_path / "run")
+    best, last = weights(tmp_path / "run", "."), weights(tmp_path / "run")
+    assert all((best[name] == value).all() for name, value in last.items())
+
+
 def test_the_best_model_is_remembered(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best comes before the stop: what follows is worse and must not replace it."""
     figures = iter([60.0, 70.0, 65.0])

@@ -73,6 +73,11 @@ def print_summary(info: Mapping[str, Any], console: Console, title: str) -> None
         console.print(f"Images not found: {info['images_missing']:,}", highlight=False)
     for note in info["notes"]:
         console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
+    if "train" in info["splits"] and "val" not in info["splits"]:
+        console.print(
+            "No split 'val': training needs one; --val-fraction 0.1 takes a tenth of the images for it, or name a split"
+            " in the files", highlight=False, soft_wrap=True,
+        )  # fmt: skip
     _print_bad(info["bad_rows"], console)
     console.print(f"Fingerprint {info['fingerprint']}", highlight=False)
 

@@ -51,7 +51,8 @@ def evaluate(
     attend: Attend | None = None,
 ) -> dict[str, Any]:
     """Score a run on a split of prepared data by its task's rules; writes RUN/evaluation/SPLIT/. What has rules of its
-    own stands apart: SPLIT-images-N (fewer images), SPLIT-foldsN, SPLIT-middle, SPLIT-last (the last model).
+    own stands apart: SPLIT-images-N (fewer images), SPLIT-shortlistN (retrieval), SPLIT-foldsN, SPLIT-middle,
+    SPLIT-last (the last model).
 
     Of a val split that the run was trained on too, the images held out of training are scored; of another split that
     it was trained on, all. Either is said on stderr.
@@ -89,7 +90,8 @@ def evaluate(
     )  # fmt: skip
     count = task.scored_images(scoring, part.records.num_images)
     whole = count == part.records.num_images
-    name = _folder_name(split, 0 if whole else count, folds, middle_view, model)
+    listed = shortlist if task.name == "retrieval" else 0  # pretraining adds figures of their own
+    name = _folder_name(split, 0 if whole else count, listed, folds, middle_view, model)
     partial = folder / "evaluation" / f".{name}.partial"
     own = open_on(folder, part, replace(scoring, partial=partial), model)
     if middle_view and not own.model.config.contrastive_size:
@@ -152,9 +154,12 @@ def _score(opened: Opened) -> Outcome:
         raise CheckpointError(f"{opened.run}: {error}") from error
 
 
-def _folder_name(split: str, images: int, folds: int, middle_view: bool, model: str) -> str:
+def _folder_name(split: str, images: int, shortlist: int, folds: int, middle_view: bool, model: str) -> str:
     """Figures by rules of their own, of fewer images or of the last model do not replace those of the whole split."""
-    marks = {f"images-{images}": images, f"folds{folds}": folds, "middle": middle_view, "last": model == "last"}
+    marks = {
+        f"images-{images}": images, f"shortlist{shortlist}": shortlist, f"folds{folds}": folds, "middle": middle_view,
+        "last": model == "last",
+    }  # fmt: skip
     return "-".join([split, *(mark for mark, wanted in marks.items() if wanted)])
 
 

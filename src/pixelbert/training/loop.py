@@ -25,11 +25,12 @@ from pixelbert.training.checkpoint import MetricsFile, load_checkpoint, restore,
 from pixelbert.training.frozen_features import FrozenFeatures, frozen_features
 from pixelbert.training.optimizers import build_optimizers, set_rates
 from pixelbert.training.plan import RunPlan
-from pixelbert.training.progress import StepProgress, note
+from pixelbert.training.progress import StepProgress, announcement, note
 from pixelbert.training.ranks import lost_ranks, make_accelerator, sum_over_ranks
 from pixelbert.training.report import reporting
 from pixelbert.training.report.record import record_session
-from pixelbert.training.run_folder import open_run
+from pixelbert.training.run_folder import open_run, recorded_overrides
+from pixelbert.training.run_lock import sole_training
 from pixelbert.training.setup import Parts, build_parts, keep_out, open_splits, prepare_network
 from pixelbert.training.signals import stop_requests
 from pixelbert.training.validation import Attend, Validator
@@ -61,7 +62,7 @@ def train(
     Args:
         recipe: a name, a YAML file, or a `Recipe`.
         from_run: start from the model and the vocabulary of another run.
-        resume: go on where the run in `out` was stopped.
+        resume: go on where the run in `out` was stopped, with the changes to the recipe that it was started with.
         overrides: `key=value` changes to the recipe.
         blind: the same recipe, steps, texts and masked places with every image replaced by a constant.
         attend: draws attention sheets for the report (`inference.attention_examples.write_attention`); None: none.
@@ -69,19 +70,29 @@ def train(
     Raises UsageError, DataError, CheckpointError, TrainingStopped (a loss that is not finite, a lost process),
     MachineError; KeyboardInterrupt after Ctrl-C or SIGTERM, when the step is done and saved.
     """
-    settings, run = load_recipe(recipe, [*overrides, *(["blind=true"] if blind else [])]), Path(out)
+    run, changes = Path(out), [*overrides, *(["blind=true"] if blind else [])]
+    if resume and not isinstance(recipe, Recipe):  # one is whole as it is
+        changes = [*recorded_overrides(run), *changes]
+    settings = load_recipe(recipe, changes)
     prepared = PreparedData(data)
     splits = open_splits(prepared, settings)
     accelerator = make_accelerator(settings.train.trackers, run)
+    main = accelerator.is_main_process
     try:
-        kept, calibration = keep_out(splits[0], settings)
-        plan = RunPlan(settings, kept.num_records, accelerator.num_processes)
-        folder = open_run(run, settings, prepared, resume=resume, from_run=from_run, main=accelerator.is_main_process)
-        checkpoint = load_checkpoint(run, note if accelerator.is_main_process else None) if resume else None
-        parts = build_parts(settings, kept, splits[1], run=run if checkpoint else None, from_run=folder.from_run)
-        parts.calibration = calibration
-        folder.write(parts)
-        return Trainer(settings, plan, run, parts, accelerator, prepared.fingerprint, attend).fit(checkpoint)
+        with sole_training(run, main):
+            kept, calibration = keep_out(splits[0], settings)
+            plan = RunPlan(settings, kept.num_records, accelerator.num_processes)
+            folder = open_run(run, settings, prepared, resume=resume, from_run=from_run, main=main, overrides=changes)
+            checkpoint = load_checkpoint(run, note if main else None) if resume else None
+            if main:
+                note(announcement(plan, prepared.folder, kept, splits[1], checkpoint[0] if checkpoint else 0))
+            parts = build_parts(settings, kept, splits[1], run=run if checkpoint else None, from_run=folder.from_run)
+            parts.calibration = calibration
+            folder.write(parts)
+            result = Trainer(settings, plan, run, parts, accelerator, prepared.fingerprint, attend).fit(checkpoint)
+            if main:
+                note(f"{run}: done, all {plan.steps:,} steps; look at {run / 'report.html'}")
+            return result
     finally:
         accelerator.end_training()
 

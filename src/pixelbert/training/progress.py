@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pixelbert.data.batches import Records
+    from pixelbert.training.plan import RunPlan
+
+_OFTEN = 100  # each record seen so often: the paper's own runs see theirs 40 times at the most
 _LOSSES = ("loss", "mlm", "itm", "contrastive", "align", "tags", "text_mlm")
 
 
 def note(text: str) -> None:
     """A line on stderr."""
     Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+def announcement(plan: RunPlan, data: Path, train: Records, val: Records, first: int) -> str:
+    """What a run is about to do: records, steps, how often each record is seen, what is held out."""
+    recipe, times = plan.recipe, plan.pairs / max(1, train.num_records)
+    told = (
+        f"{recipe.name or 'the recipe'} on {data}: {train.num_records:,} records of {train.num_images:,} images; "
+        f"{plan.pairs:,} seen in {plan.steps:,} steps of {plan.batch_size}, each about {times:,.1f} times; "
+        f"held out: {recipe.data.val_split}, {val.num_records:,} records of {val.num_images:,} images"
+    )
+    if times > _OFTEN:
+        told += f"\n{times:,.0f} times is a lot for so few records: schedule.epochs=20 would see each 20 times"
+    if first >= plan.steps:
+        return f"{told}\nall {plan.steps:,} steps are done: nothing is left to do"
+    return f"{told}\ngoing on after step {first:,}" if first else told
 
 
 class StepProgress:

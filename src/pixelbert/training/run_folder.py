@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class RunFolder:
     prepared: PreparedData
     writes: bool  # nothing to write when the run goes on, nor on any process but the main one
     from_run: Path | None = None
+    overrides: tuple[str, ...] = ()  # as they were given, for whoever resumes
 
     def write(self, parts: Parts) -> None:
         """run.json first, recipe.yaml last: a folder with a recipe.yaml is a run."""
@@ -56,6 +57,7 @@ class RunFolder:
             "data": {"fingerprint": self.prepared.fingerprint, "folder": self.prepared.folder.name,
                      "location": self.prepared.location},
             "from": str(self.from_run) if self.from_run else None,
+            "overrides": list(self.overrides),
             "answers": answers_digest(parts.model.config),
             "vocabulary": vocabulary_digest(parts.processor),
             "weights": parts.reports,
@@ -78,6 +80,7 @@ def open_run(
     resume: bool,
     from_run: str | Path | None = None,
     main: bool = True,
+    overrides: Sequence[str] = (),
 ) -> RunFolder:
     """Check that a run may start or go on in `path`; clean up what an interrupted write left there.
 
@@ -100,7 +103,16 @@ def open_run(
     if main:
         for folder in (path, path / "checkpoints"):
             clean_leftovers(folder)
-    return RunFolder(path, recipe, prepared, main and not resume, source)
+    return RunFolder(path, recipe, prepared, main and not resume, source, tuple(overrides))
+
+
+def recorded_overrides(path: Path) -> list[str]:
+    """The changes to the recipe that a run was started with; none where run.json does not tell them."""
+    try:
+        told = json.loads((path / "run.json").read_text(encoding="utf-8"))["overrides"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [str(one) for one in told] if isinstance(told, list) else []
 
 
 def _check_same(path: Path, recipe: Recipe, prepared: PreparedData) -> Path | None:

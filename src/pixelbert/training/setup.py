@@ -21,7 +21,7 @@ from pixelbert.model.image_processing import multiple_for_backbone
 from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertPreTrainedModel
 from pixelbert.model.processor import PixelBertImageProcessor, PixelBertProcessor
 from pixelbert.model.tokenization import load_tokenizer, train_wordpiece, vocabulary_of
-from pixelbert.model.weight_files import read_json
+from pixelbert.model.weight_files import WeightSource, read_json
 from pixelbert.model.weights import (
     load_backbone_weights,
     load_pretrained,
@@ -121,6 +121,9 @@ def build_parts(
     if from_run is not None:
         processor, model, reports = _start_from(from_run, recipe, train)
     else:
+        for source, hub in ((recipe.backbone.weights, "timm"), (recipe.text.weights, "hub")):
+            if source:  # a file that is not there is told before a hub is asked for anything
+                WeightSource.parse(source, hub)
         processor = build_processor(recipe, train)
         model, reports = build_model(recipe, processor, train)
     return Parts(processor, model, train, val, reports)

@@ -84,8 +84,11 @@ class Validator:
             note(self.task.finish(model, batches, self.scoring))
 
     def keep(self, value: float, outcome: Outcome | None = None) -> None:
-        """Save the model as the last, and as the best if none before had a higher value; then with its calibration."""
-        if self.best is None or value > self.best:
+        """Save the model as the last, and as the best if none before had a higher value; then with its calibration.
+
+        Of equal ones the later is the best: it has learnt longer.
+        """
+        if self.best is None or value >= self.best:
             self.best = value
             save_best(self.run, self.parts.model)
             if outcome is not None and outcome.stated is not None and not self.scoring.images and not self.recipe.blind:

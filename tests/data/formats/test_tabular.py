@@ -47,6 +47,19 @@ def test_columns_of_other_names(tmp_path):
         list(tabular.read_csv(path, columns={"img": "x"}))
 
 
+def test_columns_in_capitals(tmp_path):
+    path = write(tmp_path / "a.csv", "Image;TEXT\nreal.jpg;A cat\n")
+    assert pairs(tabular.read_csv(path)) == [("real.jpg", "A cat")]
+    path = write(tmp_path / "b.csv", "Image;image;Text\ndecoy.jpg;real.jpg;A cat\n")  # the exact name is the one
+    assert pairs(tabular.read_csv(path)) == [("real.jpg", "A cat")]
+    path = write(tmp_path / "a.jsonl", '{"Image": "real.jpg", "Question": "Who?", "Answer": "a cat"}\n')
+    assert tabular.task_of_jsonl(path) == "vqa"
+    assert pairs(tabular.read_jsonl(path)) == [("real.jpg", "Who?")]
+    path = write(tmp_path / "c.csv", "Image;Image;text\na.jpg;b.jpg;A cat\n")
+    with pytest.raises(DataError, match="two columns are called 'image'"):
+        list(tabular.read_csv(path))
+
+
 def test_the_delimiter_can_be_said(tmp_path):
     path = write(tmp_path / "a.csv", "image:text\na.jpg:x, y\n")
     assert pairs(tabular.read_csv(path, delimiter=":")) == [("a.jpg", "x, y")]

@@ -127,7 +127,9 @@ def read_jsonl(
     names = _names(columns)
     split = split or _split_of(source)
     fields = _fields_of_objects(source)
-    task = task_of(_ours(fields, names))
+    place = _ours(fields, names)
+    names |= {ours: fields[number] for ours, number in place.items()}  # as this file spells them
+    task = task_of(place)
     own = OwnRows(source, task, split, name, _lacking(task, fields, names))
     number = 0
     for number, line in enumerate(text_lines(source, on_read), 1):
@@ -190,8 +192,14 @@ def _names(columns: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _ours(columns: Sequence[str], names: Mapping[str, str]) -> dict[str, int]:
-    """Where each of our columns stands."""
-    return {ours: columns.index(theirs) for ours, theirs in names.items() if theirs in columns}
+    """Where each of our columns stands; `Image` is image where no column is called so exactly."""
+    place = {}
+    for ours, theirs in names.items():
+        found = [number for number, name in enumerate(columns) if name == theirs]
+        found = found or [number for number, name in enumerate(columns) if name.casefold() == theirs.casefold()]
+        if found:
+            place[ours] = found[0]
+    return place
 
 
 def _header(
@@ -211,8 +219,8 @@ def _header(
     missing = (renamed[0],) if renamed else missing_column(place, split)
     if missing:
         raise DataError(f"{source}: line 1: {_no_column(missing, header, names)}")
-    for name in place:
-        if header.count(names[name]) > 1:
+    for name, number in place.items():
+        if header.count(header[number]) > 1:
             raise DataError(f"{source}: line 1: two columns are called '{names[name]}'")
     return header, separator
 

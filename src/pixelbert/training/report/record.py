@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -159,17 +160,18 @@ class RunRecord:
 
     @property
     def best(self) -> Row | None:
-        """The validation whose model was kept as the best: the first with the highest value of `select_on`."""
+        """The validation whose model was kept as the best: the last with the highest value of `select_on`."""
         told = [r for r in self.validations if self.select_on in r["figures"]] or self.validations[-1:]
-        return max(told, key=lambda r: r["figures"].get(self.select_on, 0.0), default=None)
+        return max(reversed(told), key=lambda r: r["figures"].get(self.select_on, 0.0), default=None)
 
     @cached_property
     def shown(self) -> Scored | None:
         """What the page shows: the best validation, or an evaluation on the same split that came later; None before."""
         best, split = self.best, str(self.get("data.val_split", "val"))
-        result, folder = self.evaluations.get(split), self.path / "evaluation" / split
         validation = self.path / "validation"
-        if result is not None and best is not None and _time(folder) >= _time(validation):
+        folder = next((f for f in self._evaluated(split) if best is not None and _time(f) >= _time(validation)), None)
+        if folder is not None and best is not None:
+            result = self.evaluations[folder.name]
             row = self.validations[-1] if result.get("model") == "last" else best
             figures = {k: float(v) for k, v in result["figures"].items() if isinstance(v, (int, float))}
             counts = (result.get("images"), result.get("texts"), result.get("exact_images"))
@@ -181,6 +183,13 @@ class RunRecord:
         exact = min(exact, images) if images else exact
         whole = best is self.validations[-1]
         return Scored(best["figures"], int(best["pairs"]), split, validation, whole, "", images, captions, exact)
+
+    def _evaluated(self, split: str) -> list[Path]:
+        """The evaluations of a whole split by the best model: the exact one, then those through a shortlist."""
+        listed = [name for name in self.evaluations if re.fullmatch(rf"{re.escape(split)}-shortlist\d+", name)]
+        folders = [self.path / "evaluation" / name for name in listed]
+        exact = [self.path / "evaluation" / split] if split in self.evaluations else []
+        return exact + sorted(folders, key=_time, reverse=True)
 
     @cached_property
     def validation_records(self) -> list[Row]:

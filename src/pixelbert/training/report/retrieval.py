@@ -52,7 +52,7 @@ def ranked(rows: Iterable[Row]) -> list[Row]:
 
 def _shortlist(record: RunRecord, shown: Scored) -> int:
     """Through how long a shortlist the figures were ranked; 0 when every pair was scored."""
-    result = record.evaluations.get(shown.split, {}) if shown.date else {}
+    result = record.evaluations.get(shown.folder.name, {}) if shown.date else {}
     return int((result.get("shortlist") if shown.date else record.get("validation.shortlist", 0)) or 0)
 
 
