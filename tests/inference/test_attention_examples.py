@@ -57,7 +57,7 @@ def test_the_sheet_is_of_the_examples_own_picture(evaluated):
     photo = see(model.eval(), processor, split.image(int(split.image_of[row])).read())
     maps = look_all(model, processor, photo, split.text(row), Method())
     buffer = io.BytesIO()
-    sheet(maps, photo.pixels, split.text(row), size=112, columns=len(maps) + 1).save(buffer, "JPEG", quality=72)
+    sheet(maps, photo.pixels, split.text(row), size=160, columns=len(maps) + 1).save(buffer, "JPEG", quality=72)
     with Image.open(run / "evaluation" / "val" / told[0]["sheets"][0]["picture"]) as found, Image.open(buffer) as own:
         assert told[0]["text"] == split.text(row)
         assert found.size == own.size

@@ -82,3 +82,34 @@ def test_retrieval_learns_from_the_true_caption_and_the_hardest_negatives(chunks
     assert float(total.detach()) == pytest.approx(by_hand, rel=1e-4)
     total.backward()
     assert model.head.weight.grad is not None and float(model.head.weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_the_contrastive_loss_of_retrieval_takes_the_contrasted_candidates(chunks: int) -> None:
+    model = PixelBertForImageAndTextRetrieval(config(contrastive_size=8)).eval()
+    ids, mask = texts(2 * 4)
+    image_of = torch.tensor([[1, 0, 2], [0, 2, 1]])
+    own = torch.zeros(3, 6, dtype=torch.bool)
+    own[image_of.flatten(), torch.arange(6)] = True
+    batch = {**images(3), "candidate_ids": ids.view(2, 4, -1), "candidate_mask": mask.view(2, 4, -1), "own": own,
+             "image_of_text": image_of[:, 0], "contrast_image": image_of}  # fmt: skip
+    with torch.no_grad():
+        found = RetrievalObjective(model, chunks=chunks)(batch, RetrievalLosses(contrastive=1))["contrastive"]
+        grid = model.pixelbert.encode_images(batch["pixel_values"])
+        seen = model.image_vectors(grid)
+        by_hand = 0.0
+        for pair in range(2):
+            for place in range(3):
+                text = model.text_vectors(
+                    batch["candidate_ids"][pair, place][None], batch["candidate_mask"][pair, place][None]
+                )
+                row = model.contrastive.log_scale.exp() * (seen @ text.T)[:, 0]
+                by_hand += float(torch.logsumexp(row, 0) - row[image_of[pair, place]]) / 2  # the text among the images
+        said = model.text_vectors(
+            batch["candidate_ids"][:, :3].flatten(0, 1), batch["candidate_mask"][:, :3].flatten(0, 1)
+        )
+        scores = model.contrastive.log_scale.exp() * seen @ said.T
+        for text, image in enumerate(image_of.flatten().tolist()):  # and its image among the texts not true of it
+            against = torch.cat([scores[image, text][None], scores[image][~own[image]]])
+            by_hand += float(torch.logsumexp(against, 0) - scores[image, text]) / 2
+    assert float(found) == pytest.approx(by_hand, rel=1e-4)

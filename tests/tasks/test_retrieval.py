@@ -52,3 +52,30 @@ def test_the_loss_is_the_softmax_over_true_and_negatives() -> None:
     scores = torch.tensor([[1.0, 0.0, -1.0], [0.0, 3.0, 0.0]])
     by_hand = sum(np.log(np.exp(row).sum()) - row[0] for row in scores.double().numpy())
     assert float(retrieval_loss(scores)) == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("contrasted", [0, 2, 6])
+def test_candidates_bring_their_own_images_as_pairs(tmp_path: Path, contrasted: int) -> None:
+    records = MemoryRecords(tmp_path, random_texts(6, 3, words=(2, 4)))
+    tokenizer = load_tokenizer(VOCABULARY)
+    plain, build = (
+        RetrievalBatches(
+            records, tokenizer, ResizeRule(square=32), 32, 0, negatives=6, contrastive=on, contrasted=contrasted
+        )
+        for on in (False, True)
+    )
+    plan = Plan(0, np.arange(4), np.zeros(4, dtype=np.int64), np.array([2, 9, 4, 16]))
+    batch, without = build(plan), plain(plan)
+    assert torch.equal(batch["candidate_ids"], without["candidate_ids"])
+    assert batch["contrast_image"].shape == (4, 1 + contrasted) and "contrast_image" not in without
+    rows = batch["image_rows"].tolist()
+    for images in (batch, without):  # the pair's own image, whatever else came along
+        own = images["image_rows"][images["image_of_text"]]
+        assert own.tolist() == records.image_of[plan.records].tolist()
+    by_text = {text_key(records.text(r)): int(records.image_of[r]) for r in range(records.num_records)}
+    columns = batch["own"].view(len(rows), 4, 1 + contrasted)
+    for pair in range(4):
+        for place in range(1 + contrasted):
+            said = text_key(tokenizer.decode(batch["candidate_ids"][pair, place], skip_special_tokens=True))
+            assert rows[int(batch["contrast_image"][pair, place])] == by_text[said]
+            assert columns[:, pair, place].tolist() == [said in own_keys(records, row) for row in rows]

@@ -39,7 +39,7 @@ def test_charts_hold_the_numbers(tmp_path, answers, charts):
     text = "".join(page.itertext())
     assert f"{100 * found['ece_before']:.1f} points" in text and f"by {100 * found['ece_after']:.1f} with" in text
     if answers:
-        assert f"answers {100 * found['coverage']:.0f} %" in text and found["rule"] in text
+        assert f"answers {100 * found['coverage']:.0f}\u202f%" in text and found["rule"] in text
 
 
 def test_a_run_that_never_answers_says_so(tmp_path):

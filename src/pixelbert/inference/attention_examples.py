@@ -18,7 +18,7 @@ from pixelbert.inference.attention_pictures import sheet
 
 FILE = "attention.json"
 _COUNTS = {"lot": 2, "failed": 1}  # of each group of examples: as they come, and where it went wrong
-_PANEL, _COLUMNS, _QUALITY = 112, 9, 72  # a sheet of 14 panels takes some 50 KB
+_PANEL, _COLUMNS, _QUALITY = 160, 6, 72  # as wide as the page at the most; a sheet of 12 panels takes some 80 KB
 
 
 def write_attention(folder: Path, model: Any, processor: Any, records: Records) -> None:

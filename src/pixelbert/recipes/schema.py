@@ -113,6 +113,7 @@ class Answers(Section):
 class Ranking(Section):
     negatives: int = Field(default=20, ge=1)  # random captions scored beside each true one
     hard_negatives: int = Field(default=5, ge=1)  # so many of them are learnt from
+    contrasted: int = Field(default=0, ge=0)  # so many come with their own images into loss.contrastive, as pairs
 
 
 class Data(Section):

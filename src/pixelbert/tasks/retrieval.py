@@ -37,28 +37,33 @@ class RetrievalBatches(Inputs):
 
     negatives: int = 20
     contrastive: bool = False  # also which of the batch's captions are true of which image
+    contrasted: int = 0  # so many of the negatives come with their own images
 
     def __call__(self, plan: Plan) -> Batch:
         """As `PretrainingBatches`, with candidate_ids and candidate_mask int64 [P, 1 + negatives, L].
 
         The true one comes first; the negatives never are a caption of the same image, nor equal to one of its own.
+        For the contrastive loss, own bool [I, P * (1 + contrasted)] and contrast_image int64 [P, 1 + contrasted]: the
+        image of the true caption and of the first negatives.
         """
-        images = self.records.image_of[plan.records]
-        batch = self.images_of(images, plan.epochs)
-        texts: list[str] = []
-        for image, epoch, record in zip(images, plan.epochs.tolist(), plan.records.tolist(), strict=True):
-            draw = generator(self.seed, "candidates", epoch, record)
-            foreign = [draw_foreign(self.records, int(image), draw) for _ in range(self.negatives)]
-            texts += [self.records.text(r) for r in (record, *foreign)]
-        ids = self.tokenize(texts)
-        shape = (len(images), 1 + self.negatives, -1)
-        batch["candidate_ids"] = pad_ids(ids).view(shape)
-        batch["candidate_mask"] = pad_ids([np.ones_like(row) for row in ids]).view(shape)
+        candidates = np.array([self._candidates(*pair) for pair in zip(plan.epochs, plan.records, strict=True)])
+        contrasted = candidates[:, : 1 + self.contrasted] if self.contrastive else candidates[:, :1]
+        batch = self.images_of(self.records.image_of[contrasted], plan.epochs)
+        ids = self.tokenize([self.records.text(record) for record in candidates.ravel().tolist()])
+        batch["candidate_ids"] = pad_ids(ids).view(*candidates.shape, -1)
+        batch["candidate_mask"] = pad_ids([np.ones_like(row) for row in ids]).view(*candidates.shape, -1)
         batch["records"], batch["step"] = plan.records.tolist(), plan.step
         if self.contrastive:
-            keys = [text_key(self.records.text(record)) for record in plan.records.tolist()]
+            keys = [text_key(self.records.text(record)) for record in contrasted.ravel().tolist()]
             batch["own"] = true_of(self.records, (batch["image_rows"] % self.records.num_images).tolist(), keys)
+            batch["contrast_image"] = batch["image_of_text"]
+        batch["image_of_text"] = batch["image_of_text"][:, 0].contiguous()
         return batch
+
+    def _candidates(self, epoch: int, record: int) -> list[int]:
+        """The records of a pair's true caption and of its negatives."""
+        draw, image = generator(self.seed, "candidates", int(epoch), int(record)), int(self.records.image_of[record])
+        return [int(record), *(draw_foreign(self.records, image, draw) for _ in range(self.negatives))]
 
 
 @dataclass(frozen=True)
@@ -89,16 +94,18 @@ class RetrievalObjective(Objective):
         scores = self._scores(ids.gather(1, wide), mask.gather(1, wide), grid, batch["image_of_text"])
         losses = {"retrieval": retrieval_loss(scores)}
         if settings.contrastive:
-            losses["contrastive"] = self._contrastive(ids[:, 0], mask[:, 0], grid, batch)
+            losses["contrastive"] = self._contrastive(ids, mask, grid, batch)
         return losses
 
     def _contrastive(self, ids: Tensor, mask: Tensor, grid: Grid, batch: Batch) -> Tensor:
-        """Of the pooled vectors of the images and their true captions."""
+        """Of the pooled vectors of images and captions that are true of them."""
         assert self.model.contrastive is not None
+        image_of = batch["contrast_image"]
+        ids, mask = ids[:, : image_of.shape[1]].flatten(0, 1), mask[:, : image_of.shape[1]].flatten(0, 1)
         vectors = self.model.text_vectors
         texts = by_length(mask, self.chunks, lambda rows, length: vectors(ids[rows, :length], mask[rows, :length]))
         scale = self.model.contrastive.log_scale.exp().clamp(max=100.0)
-        return contrastive_loss(self.model.image_vectors(grid), texts, batch["image_of_text"], batch["own"], scale)
+        return contrastive_loss(self.model.image_vectors(grid), texts, image_of.flatten(), batch["own"], scale)
 
     def _scores(self, ids: Tensor, mask: Tensor, grid: Grid, image_of_text: Tensor) -> Tensor:
         """[P, n] for candidates [P, n, L]."""

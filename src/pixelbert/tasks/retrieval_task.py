@@ -46,7 +46,9 @@ class Retrieval(FitsMatches):
         """With as many random candidates as the recipe says."""
         common = common_inputs(recipe, records, processor, config, train)
         contrastive = recipe.loss.contrastive > 0
-        return RetrievalBatches(**common, negatives=recipe.ranking.negatives, contrastive=contrastive)
+        ranking = recipe.ranking
+        contrasted = min(ranking.contrasted, ranking.negatives)
+        return RetrievalBatches(**common, negatives=ranking.negatives, contrastive=contrastive, contrasted=contrasted)
 
     def objective(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> RetrievalObjective:
         """Softmax over the hardest candidates."""
@@ -57,8 +59,9 @@ class Retrieval(FitsMatches):
         return RetrievalLosses(1.0, (phase.loss or recipe.loss).contrastive, recipe.ranking.hard_negatives)
 
     def counts(self, batch: Batch, losses: RetrievalLosses) -> dict[str, int]:
-        """Pairs."""
-        counts = {"retrieval": len(batch["records"]), "contrastive": len(batch["records"])}
+        """Pairs; of the contrastive loss also the candidates that came with their images."""
+        contrasted = batch["contrast_image"].numel() if "contrast_image" in batch else 0
+        counts = {"retrieval": len(batch["records"]), "contrastive": contrasted}
         return {name: count for name, count in counts.items() if getattr(losses, name)}
 
     def figure_names(self, recipe: Recipe) -> list[str]:

@@ -27,12 +27,20 @@ def calibration_fragment(run: Path) -> str:
     if found is None:
         return ""
     words = [_error_told(found)]
-    charts = [reliability_svg(found)]
+    named = [(1, "calibrated"), (2, "as stated"), (0, "as it should be")]
+    charts = [_chart("How often it is right", named, reliability_svg(found))]
     if "curve" in found:
         words.append(_silence_told(found))
-        charts.append(risk_coverage_svg(found))
-    paragraphs = "".join(f"<p>{escape(sentence)}</p>" for sentence in words)
+        stop = [(1, f"below {100 * found['threshold']:.0f} % it does not answer")] if found["coverage"] else []
+        charts.append(_chart("What answering more costs", stop, risk_coverage_svg(found)))
+    paragraphs = "".join(f"<p>{escape(sentence)}</p>" for sentence in words).replace(" %", "\u202f%")
     return f'<div class="calibration">{paragraphs}<div class="panels">{"".join(charts)}</div></div>'
+
+
+def _chart(title: str, named: Sequence[tuple[int, str]], svg: str) -> str:
+    """A chart with its title and what its lines mean; colour 0 is the line of reference."""
+    items = "".join(f'<li class="c{colour}"><i></i><span>{escape(what)}</span></li>' for colour, what in named)
+    return f'<figure><h4>{escape(title)}</h4><ul class="legend">{items}</ul>{svg}</figure>'
 
 
 def _error_told(found: Mapping[str, Any]) -> str:
