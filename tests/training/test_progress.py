@@ -35,8 +35,8 @@ def test_a_run_says_what_it_is_about_to_do(tmp_path: Path) -> None:
     train, val = data.split("train"), data.split("val")
     plan = RunPlan(tiny_recipe("schedule.pairs=4000", "optim.batch_size=8"), train.num_records)
     told = progress.announcement(plan, data.folder, train, val, 0)
-    assert f"{train.num_records} records of 3 images; 4,000 seen in 500 steps of 8, each about" in told
-    assert f"held out: val, {val.num_records} records of {val.num_images} images" in told
+    assert f"{train.num_records} records of 3 images, held out (val) {val.num_records} of {val.num_images}\n" in told
+    assert "\n4,000 records in 500 steps of 8: each is seen about" in told
     assert "is a lot for so few records: schedule.epochs=20" in told
     assert told + "\ngoing on after step 499" == progress.announcement(plan, data.folder, train, val, 499)
     assert "nothing is left to do" in progress.announcement(plan, data.folder, train, val, 500)

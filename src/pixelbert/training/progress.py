@@ -27,9 +27,9 @@ def announcement(plan: RunPlan, data: Path, train: Records, val: Records, first:
     """What a run is about to do: records, steps, how often each record is seen, what is held out."""
     recipe, times = plan.recipe, plan.pairs / max(1, train.num_records)
     told = (
-        f"{recipe.name or 'the recipe'} on {data}: {train.num_records:,} records of {train.num_images:,} images; "
-        f"{plan.pairs:,} seen in {plan.steps:,} steps of {plan.batch_size}, each about {times:,.1f} times; "
-        f"held out: {recipe.data.val_split}, {val.num_records:,} records of {val.num_images:,} images"
+        f"{recipe.name or 'the recipe'} on {data}: {train.num_records:,} records of {train.num_images:,} images, "
+        f"held out ({recipe.data.val_split}) {val.num_records:,} of {val.num_images:,}\n"
+        f"{plan.pairs:,} records in {plan.steps:,} steps of {plan.batch_size}: each is seen about {times:,.1f} times"
     )
     if times > _OFTEN:
         told += f"\n{times:,.0f} times is a lot for so few records: schedule.epochs=20 would see each 20 times"

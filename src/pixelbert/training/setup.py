@@ -301,7 +301,8 @@ def prepare_network(model: Any, recipe: Recipe, accelerator: Accelerator) -> Non
     if recipe.backbone.norm == "sync" and accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         visual.body = convert_sync_batchnorm(visual.body)
     if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        # transformers' newer name for it, where this version has it: the older one warns
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     embeddings = model.pixelbert.text.embeddings
     if recipe.text.freeze_embeddings:  # half of a small model's parameters, and a dense gradient each step
         for part in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings):
