@@ -118,10 +118,10 @@ def _as_setting(option: str, context: Any) -> str:
     """`--epochs` of a verb that takes changes to the recipe: how such a change is written; "" where it is none."""
     if not any(parameter.name == "overrides" for parameter in context.command.params):
         return ""
-    from pixelbert.recipes.schema import setting_names
+    from pixelbert.recipes.schema import setting_names, settings_called
 
-    name = option.lstrip("-").replace("-", "_")
-    ends = [setting for setting in setting_names() if name in (setting, setting.rpartition(".")[2])]
+    name, known = option.lstrip("-").replace("-", "_"), setting_names()
+    ends = [name] if name in known else settings_called(name, known)
     return f"a change to the recipe is written {' or '.join(f'{end}=VALUE' for end in ends[:3])}" if ends else ""
 
 

@@ -131,9 +131,7 @@ def test_a_ranking_through_a_shortlist_does_not_replace_the_exact_one(tmp_path):
     train(task_recipe("retrieval"), data, run)
     exact = evaluate(run, data)
     listed = evaluate(run, data, shortlist=2)
-    told = {
-        name: json.loads((run / "evaluation" / name / "figures.json").read_text()) for name in ("val", "val-shortlist2")
-    }
+    told = {name: kept(run, name) for name in ("val", "val-shortlist2")}
     assert (told["val"]["figures"], told["val"]["shortlist"]) == (exact["figures"], 0)
     assert (told["val-shortlist2"]["figures"], told["val-shortlist2"]["shortlist"]) == (listed["figures"], 2)
     assert RunRecord.read(run).shown.folder.name == "val"

@@ -433,6 +433,11 @@ def setting_names(section: type[BaseModel] = Recipe, prefix: str = "") -> list[s
     return names
 
 
+def settings_called(key: str, names: Sequence[str]) -> list[str]:
+    """The dotted names that end with a bare one: `lr` -> optim.cnn.lr, optim.text.lr."""
+    return [name for name in names if name.endswith(f".{key}")]
+
+
 def _is_section(key: str) -> bool:
     return any(name.startswith(f"{key}.") for name in setting_names())
 
@@ -445,7 +450,7 @@ def _check_key(key: str) -> None:
 
 def _nearest_setting(key: str, names: Sequence[str]) -> str:
     """The nearest dotted name; of a bare name also where it belongs: `lr` -> optim.cnn.lr, optim.text.lr."""
-    ends = [name for name in names if name.endswith(f".{key}")]
+    ends = settings_called(key, names)
     return f"did you mean {' or '.join(repr(name) for name in ends)}?" if ends else nearest(key, names)
 
 

@@ -14,7 +14,7 @@ from pixelbert.data.draws import generator
 from pixelbert.model.heads import PixelBertForImageAndTextRetrieval
 from pixelbert.model.pixels import Grid
 from pixelbert.tasks.inputs import Inputs
-from pixelbert.tasks.matching import draw_foreign, text_key, true_of
+from pixelbert.tasks.matching import draw_foreign, own_keys, text_key, true_of
 from pixelbert.tasks.objective import Objective, by_length, pair_scores
 from pixelbert.tasks.pretraining import contrastive_loss
 
@@ -63,7 +63,8 @@ class RetrievalBatches(Inputs):
     def _candidates(self, epoch: int, record: int) -> list[int]:
         """The records of a pair's true caption and of its negatives."""
         draw, image = generator(self.seed, "candidates", int(epoch), int(record)), int(self.records.image_of[record])
-        return [int(record), *(draw_foreign(self.records, image, draw) for _ in range(self.negatives))]
+        own = own_keys(self.records, image)
+        return [int(record), *(draw_foreign(self.records, image, draw, own=own) for _ in range(self.negatives))]
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,10 @@ class Retrieval(FitsMatches):
     ) -> RetrievalBatches:
         """With as many random candidates as the recipe says."""
         common = common_inputs(recipe, records, processor, config, train)
-        contrastive = recipe.loss.contrastive > 0
-        ranking = recipe.ranking
-        contrasted = min(ranking.contrasted, ranking.negatives)
-        return RetrievalBatches(**common, negatives=ranking.negatives, contrastive=contrastive, contrasted=contrasted)
+        contrastive, ranking = any(loss.contrastive for loss in recipe.losses), recipe.ranking
+        return RetrievalBatches(
+            **common, negatives=ranking.negatives, contrastive=contrastive, contrasted=ranking.contrasted
+        )
 
     def objective(self, model: Any, encoder_dtype: torch.dtype | None = None, chunks: int = 1) -> RetrievalObjective:
         """Softmax over the hardest candidates."""
@@ -60,9 +60,8 @@ class Retrieval(FitsMatches):
 
     def counts(self, batch: Batch, losses: RetrievalLosses) -> dict[str, int]:
         """Pairs; of the contrastive loss also the candidates that came with their images."""
-        contrasted = batch["contrast_image"].numel() if "contrast_image" in batch else 0
-        counts = {"retrieval": len(batch["records"]), "contrastive": contrasted}
-        return {name: count for name, count in counts.items() if getattr(losses, name)}
+        counts = {"retrieval": len(batch["records"])}
+        return counts | {"contrastive": batch["contrast_image"].numel()} if losses.contrastive else counts
 
     def figure_names(self, recipe: Recipe) -> list[str]:
         """The sum of the six recalls first."""

@@ -1,4 +1,8 @@
-"""One training at a time in a run folder."""
+"""One training at a time in a run folder.
+
+The folder itself is locked: filelock, which `map_store` uses, would leave its file in the run, and make it before one
+knows that the folder may be used at all.
+"""
 
 from __future__ import annotations
 

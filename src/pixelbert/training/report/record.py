@@ -169,9 +169,9 @@ class RunRecord:
         """What the page shows: the best validation, or an evaluation on the same split that came later; None before."""
         best, split = self.best, str(self.get("data.val_split", "val"))
         validation = self.path / "validation"
-        folder = next((f for f in self._evaluated(split) if best is not None and _time(f) >= _time(validation)), None)
-        if folder is not None and best is not None:
-            result = self.evaluations[folder.name]
+        later = [folder for folder in self._evaluated(split) if _time(folder) >= _time(validation)]
+        if best is not None and later:
+            folder, result = later[0], self.evaluations[later[0].name]
             row = self.validations[-1] if result.get("model") == "last" else best
             figures = {k: float(v) for k, v in result["figures"].items() if isinstance(v, (int, float))}
             counts = (result.get("images"), result.get("texts"), result.get("exact_images"))
