@@ -93,17 +93,35 @@ def load(path: str) -> np.ndarray:
 def test_the_best_method_is_chosen_on_other_photos():
     """Two methods, each the best on one half by luck: what is reported is what the other half chose."""
     over = np.array([[3.0, 0.5, 3.0, 0.5], [0.5, 3.0, 0.5, 3.0]])
-    values, chosen = checking._best_of_other_half(over, over, np.array([0, 1, 2, 3]))
+    photo_of = np.array([0, 1, 2, 3])
+    chosen = checking._best_of_other_half(over, photo_of)
     assert chosen == [1, 0]
-    assert values.tolist() == [0.5, 0.5, 0.5, 0.5]
+    assert checking._at(over, chosen, photo_of).tolist() == [0.5, 0.5, 0.5, 0.5]
 
 
-def test_the_best_method_is_the_one_most_above_its_control():
-    """The first falls on objects whatever the word; the second only on the one that is named."""
-    over, control = np.array([[3.0, 3.0], [2.0, 2.0]]), np.array([[3.0, 3.0], [1.0, 1.0]])
-    values, chosen = checking._best_of_other_half(over, over - control, np.array([0, 1]))
-    assert chosen == [1, 1]
-    assert values.tolist() == [2, 2]
+def test_of_one_photo_the_best_is_chosen_on_itself():
+    assert checking._best_of_other_half(np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([0, 0])) == [1, 1]
+
+
+def test_the_best_has_the_largest_ratio_and_the_most_telling_most_above_its_control(coco, monkeypatch):
+    """The first layer falls on the middle whatever the word; the second, less, only on the one that is named."""
+    named = read_named_objects(coco)
+    own = {(item.sentence, str(item.image)) for item in named}
+
+    def weights(looking, word, method):
+        photo = next(item for item in named if np.array_equal(looking.photo.pixels, load(item.image)))
+        covered = looking.photo.cells.covered(photo.boxes)
+        if method.layer == 1:
+            return covered / covered.sum()
+        right = (looking.sentence.text, str(photo.image)) in own
+        return (covered if right else covered[:, ::-1]) / covered.sum() / 2 + looking.photo.cells.even / 2
+
+    look_at(monkeypatch, weights)
+    result = check_attention(model(), processor(), coco, methods=["attention"])
+    figures = result["figures"]
+    assert set(result["best"]) == {"attention layer 1"} and set(result["most_telling"]) == {"attention layer 2"}
+    assert (figures["share_over_chance"], figures["share_over_chance_control"]) == (4, 4)
+    assert (figures["most_telling"], figures["most_telling_control"]) == (2.5, 0.5)
 
 
 def test_the_interval_resamples_photos_not_words():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from memory_records import MemoryRecords, batches_of, random_texts, tiny_model
-from pixelbert.tasks.calibration import logistic_regression
+from pixelbert.tasks.calibration import logistic_regression, softmax_regression
 from pixelbert.tasks.held_out import HeldOutPairs
 from pixelbert.tasks.match_fit import fit_matches
 from pixelbert.tasks.objective import match_log_odds
@@ -28,6 +28,27 @@ def test_it_stays_finite_where_pairs_are_told_apart_perfectly() -> None:
     x = np.array([[-2.0, 1], [-1.0, 1], [1.0, 1], [2.0, 1]])
     a, b = logistic_regression(x, np.array([0.0, 0, 1, 1]), np.array([1.0, 0.0]))
     assert np.isfinite([a, b]).all() and a > 0 and abs(b) < 1e-6
+
+
+def test_softmax_regression_finds_the_weights_that_made_the_choices() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(20_000, 5, 2)) * [1.0, 30.0]
+    chance = np.exp(x @ [1.5, -0.05])
+    chance /= chance.sum(1, keepdims=True)
+    right = (draw.random((len(x), 1)) < chance.cumsum(1)).argmax(1)
+    assert softmax_regression(x, right, np.array([1.0, 0.0])) == pytest.approx([1.5, -0.05], rel=0.1)
+
+
+def test_of_two_choices_softmax_is_logistic_regression_on_their_difference() -> None:
+    draw = np.random.default_rng(1)
+    x, right, start = draw.normal(size=(50, 2, 3)), draw.integers(0, 2, 50), np.array([1.0, 0.0, 0.5])
+    logistic = logistic_regression(x[:, 1] - x[:, 0], right.astype(float), start)
+    assert softmax_regression(x, right, start) == pytest.approx(logistic, abs=1e-8)
+
+
+def test_choices_that_differ_in_nothing_leave_the_weights_where_they_start() -> None:
+    x = np.broadcast_to(np.arange(6.0).reshape(3, 1, 2), (3, 4, 2))
+    assert softmax_regression(x, np.array([0, 3, 1]), np.array([1.0, 0.0])) == pytest.approx([1.0, 0.0])
 
 
 def loss(held_out: HeldOutPairs) -> float:
@@ -63,3 +84,29 @@ def test_an_unfitted_model_says_what_its_head_says(tmp_path: Path) -> None:
             grid = model.eval().pixelbert.encode_images(batch["pixel_values"])
             scores.append(match_log_odds(model, batch["input_ids"], batch["attention_mask"], grid))
     assert torch.allclose(*scores)
+
+
+def test_a_ranking_task_takes_the_proportion_from_shortlists_and_the_rest_from_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a brute-force search: no other proportion makes the own photo of a shortlist likelier."""
+    model = tiny_model(contrastive_size=8, match_fitted=True)
+    held_out = HeldOutPairs(model, batches_of(MemoryRecords(tmp_path, random_texts(12, 3))), list(range(12)), 3)
+    images, texts = np.repeat(np.arange(12), 36), np.tile(np.arange(36), 12)
+    plain = held_out.match_scores(images, texts).reshape(12, 36)
+    cosine = held_out.pooled_scores() * model.contrastive.log_scale.exp().item()
+    a, w, b = fit_matches(held_out, 5)
+
+    def likelihood(own: float, pooled: float) -> float:
+        total = 0.0
+        for text, image in enumerate(held_out.image_of):
+            best = np.argsort(-cosine[:, text], kind="stable")[:5]
+            if image in best:
+                z = own * plain[:, text] + pooled * cosine[:, text]
+                total += z[image] - np.logaddexp.reduce(z[best])
+        return total - ((own - 1) ** 2 + pooled**2) / 2
+
+    best = max((likelihood(x, y), x, y) for x in np.linspace(-3, 3, 61) for y in np.linspace(-3, 3, 61))
+    assert np.arctan2(w, a) == pytest.approx(np.arctan2(best[2], best[1]), abs=0.1)
+    assert held_out.match_scores(images[:36], texts[:36]) == pytest.approx(a * plain[0] + w * cosine[0] + b, abs=1e-4)
+    assert not np.allclose(fit_matches(held_out), [a, w, b])

@@ -6,9 +6,9 @@ is measured for a control, the word of another caption with its caption (of anot
 scored on the same boxes: what is above 1 there is no answer to the word, only where any word looks (the middle, the
 large thing).
 
-The best method is the one most above its control. Choosing it on the words that it is then measured on would flatter
-it, so photos are in two halves: the best on one half is measured on the other, and both halves together are the figure
-`share_over_chance`.
+The best method (`share_over_chance`) is the one of the largest ratio, the most telling one that which stands most above
+its control. Choosing a method on the words that it is then measured on would flatter it, so photos are in two halves:
+what is chosen on one half is measured on the other, and the figures are of both halves together.
 """
 
 from __future__ import annotations
@@ -106,10 +106,11 @@ def check_attention(
         tell: is called with a line of progress now and then.
 
     Returns:
-        {"figures": {"share_over_chance", "share_over_chance_low", "share_over_chance_high", "first_layer", ...},
-        "best": the method chosen on either half, "methods": a row each, best first, "photos", "words", ...}; a row
-        holds share_on_object, share_of_area and over_chance, control and over_control, each a mean over the words with
-        its bootstrap 95 % interval over photos [low, high].
+        {"figures": {"share_over_chance", "share_over_chance_low", "..._high", "..._control", the same four of
+        `most_telling`, "first_layer", "first_layer_control"}, "best" and "most_telling": the methods chosen for the
+        halves, "methods": a row each, best first, "photos", "words", ...}; a row holds share_on_object, share_of_area
+        and over_chance, control and over_control, each a mean over the words with its bootstrap 95 % interval over
+        photos [low, high].
 
     Raises DataError when the folder holds nothing to measure on, UsageError for a method that is not there.
     """
@@ -122,19 +123,17 @@ def check_attention(
     area = areas[used]
     over, control = shares[:, used] / area, controls[:, used] / area
     rows = [_row(method, shares[i, used], area, over[i], control[i], photo_of, seed) for i, method in enumerate(listed)]
-    best, halves = _best_of_other_half(over, over - control, photo_of)
-    value, interval = _mean(best, photo_of, seed)
-    first = rows[listed.index(FIRST)]
+    first, figures, chosen = rows[listed.index(FIRST)], dict[str, float](), dict[str, list[str]]()
+    for name, key, worth in (("share_over_chance", "best", over), ("most_telling", "most_telling", over - control)):
+        halves = _best_of_other_half(worth, photo_of)
+        value, (low, high) = _mean(_at(over, halves, photo_of), photo_of, seed)
+        apart, _ = _mean(_at(control, halves, photo_of), photo_of, seed)
+        figures |= {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_control": apart}
+        chosen[key] = [str(listed[i]) for i in halves]
     return {
-        "figures": {
-            "share_over_chance": value,
-            "share_over_chance_low": interval[0],
-            "share_over_chance_high": interval[1],
-            "first_layer": first["over_chance"],
-            "first_layer_control": first["control"],
-        },
+        "figures": figures | {"first_layer": first["over_chance"], "first_layer_control": first["control"]},
         "unit": "times chance",
-        "best": [str(listed[i]) for i in halves],
+        **chosen,
         "data": Path(folder).name,
         "photos": int(photo_of.max()) + 1,
         "words": int(used.sum()),
@@ -198,18 +197,19 @@ def foreign_words(named: Sequence[NamedObject], seed: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def _best_of_other_half(over: np.ndarray, gain: np.ndarray, photo_of: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """For every word the ratio of the method of most gain on the other half of photos; and both halves' methods.
+def _best_of_other_half(worth: np.ndarray, photo_of: np.ndarray) -> list[int]:
+    """For the photos of even number and those of odd number the method of most worth on the other half.
 
-    over, gain: float64 [methods, words]; photo_of: int64 [words].
+    worth: float64 [methods, words]; photo_of: int64 [words].
     """
-    best, halves = np.zeros(over.shape[1]), []
-    for half in (0, 1):
-        here = photo_of % 2 == half
-        elsewhere = ~here if (~here).any() and here.any() else here | ~here
-        halves.append(int(gain[:, elsewhere].mean(1).argmax()))
-        best[here] = over[halves[-1]][here]
-    return best, halves
+    odd = photo_of % 2 == 1
+    both = odd.any() and not odd.all()
+    return [int(worth[:, other if both else odd | ~odd].mean(1).argmax()) for other in (odd, ~odd)]
+
+
+def _at(values: np.ndarray, halves: list[int], photo_of: np.ndarray) -> np.ndarray:
+    """For every word the value of its half's method, of values float64 [methods, words]."""
+    return values[np.array(halves)[photo_of % 2], np.arange(values.shape[1])]
 
 
 def _row(
@@ -242,12 +242,10 @@ def _mean(values: np.ndarray, photo_of: np.ndarray, seed: int) -> tuple[float, l
 
 def table(result: dict[str, Any]) -> str:
     """The result as lines: the figure, then every method (single heads only where among the first ten), best first."""
-    figures = result["figures"]
-    low, high = figures["share_over_chance_low"], figures["share_over_chance_high"]
     lines = [
-        f"{result['data']}: {result['words']} words of {result['photos']} pictures",
-        f"best method (chosen on other pictures): {figures['share_over_chance']:.2f} times chance, 95 % {low:.2f} to "
-        f"{high:.2f} ({', '.join(sorted(set(result['best'])))})",
+        f"{result['data']}: {result['words']} words of {result['photos']} pictures; methods chosen on other pictures",
+        _chosen(result, "best method", "share_over_chance", "best"),
+        _chosen(result, "most above its control", "most_telling", "most_telling"),
         f"{'':28} on object  of area  {'over chance (95 %)':22}  control  over control (95 %)",
     ]
     for place, row in enumerate(result["methods"]):
@@ -256,6 +254,14 @@ def table(result: dict[str, Any]) -> str:
             share, area = f"{row['share_on_object']:.3f}", f"{row['share_of_area']:.3f}"
             lines.append(f"{row['method']:28} {share:>9}  {area:>7}  {over:22}  {row['control']:7.2f}  {control}")
     return "\n".join(lines)
+
+
+def _chosen(result: dict[str, Any], title: str, name: str, key: str) -> str:
+    figures, methods = result["figures"], ", ".join(sorted(set(result[key])))
+    return (
+        f"{title}: {figures[name]:.2f} times chance, 95 % {figures[f'{name}_low']:.2f} to "
+        f"{figures[f'{name}_high']:.2f}; control {figures[f'{name}_control']:.2f} ({methods})"
+    )
 
 
 def _with_interval(row: dict[str, Any], name: str) -> str:

@@ -27,3 +27,7 @@ class ContrastiveHead(nn.Module):
     def text_vectors(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [T, contrastive_size] of the text alone: hidden [T, L, d]."""
         return nn.functional.normalize(self.text(mean_over(hidden, mask)).float(), dim=-1)
+
+    def scale(self) -> Tensor:
+        """What cosines are multiplied with, at most 100 (CLIP)."""
+        return self.log_scale.exp().clamp(max=100.0)

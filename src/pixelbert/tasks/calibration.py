@@ -16,7 +16,7 @@ al. 2017. Pure NumPy.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,23 +85,58 @@ def logistic_regression(x: np.ndarray, worth: np.ndarray, start: np.ndarray) -> 
 
     One pseudo-record pulls the weights towards `start`, so they stay finite where all is told apart perfectly.
     """
+
+    def loss(theta: np.ndarray) -> float:
+        z = x @ theta
+        return float((np.logaddexp(0, z) - worth * z).sum())
+
+    def slopes(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        p = _sigmoid(x @ theta)
+        return x.T @ (p - worth), x.T @ (x * (p * (1 - p))[:, None])
+
+    return _newton(loss, slopes, start)
+
+
+def softmax_regression(x: np.ndarray, right: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Weights float64 [k] of features x [N, choices, k] under which the choices `right` int64 [N] are likeliest.
+
+    By Newton; one pseudo-record pulls the weights towards `start`.
+    """
+    own = x[np.arange(len(x)), right]
+
+    def loss(theta: np.ndarray) -> float:
+        return float((np.logaddexp.reduce(x @ theta, axis=1) - own @ theta).sum())
+
+    def slopes(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        z = x @ theta
+        p = np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
+        mean = np.einsum("nc,nck->nk", p, x)
+        return (mean - own).sum(0), np.einsum("nc,ncj,nck->jk", p, x, x) - mean.T @ mean
+
+    return _newton(loss, slopes, start)
+
+
+def _newton(
+    loss: Callable[[np.ndarray], float],
+    slopes: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    start: np.ndarray,
+) -> np.ndarray:
+    """Where `loss` + half the squared distance from `start` is least; `slopes`: gradient and Hessian of the loss."""
+
+    def pulled(theta: np.ndarray) -> float:
+        return loss(theta) + float(((theta - start) ** 2).sum()) / 2
+
     theta = start.copy()
     for _ in range(100):
-        p = _sigmoid(x @ theta)
-        gradient = x.T @ (p - worth) + (theta - start)
-        step = np.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + np.eye(len(theta)), gradient)
-        before = _nll(x, theta, worth, start)
-        while _nll(x, theta - step, worth, start) > before and np.abs(step).max() > 1e-12:
+        gradient, hessian = slopes(theta)
+        step = np.linalg.solve(hessian + np.eye(len(theta)), gradient + theta - start)
+        before = pulled(theta)
+        while pulled(theta - step) > before and np.abs(step).max() > 1e-12:
             step = step / 2
         theta = theta - step
         if np.abs(step).max() < 1e-9:
             break
     return theta
-
-
-def _nll(x: np.ndarray, theta: np.ndarray, worth: np.ndarray, start: np.ndarray) -> float:
-    z = x @ theta
-    return float((np.logaddexp(0, z) - worth * z).sum() + ((theta - start) ** 2).sum() / 2)
 
 
 def negative_log_likelihood(probability: np.ndarray, worth: np.ndarray) -> float:

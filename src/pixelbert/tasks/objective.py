@@ -93,7 +93,7 @@ def match_log_odds(model: Any, ids: Tensor, mask: Tensor, grid: Grid, cosine: Te
         return scores
     if cosine is None:
         cosine = (model.image_vectors(grid) * model.text_vectors(ids, mask)).sum(-1)
-    fitted: Tensor = scores + pooled * model.contrastive.log_scale.exp().clamp(max=100.0) * cosine
+    fitted: Tensor = scores + pooled * model.contrastive.scale() * cosine
     return fitted
 
 

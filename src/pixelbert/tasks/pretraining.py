@@ -271,7 +271,7 @@ class PretrainingObjective(Objective):
             if texts is None:
                 texts = self._text_vectors(batch["caption_ids"], batch["caption_mask"])
             assert self.model.contrastive is not None
-            scale = self.model.contrastive.log_scale.exp().clamp(max=100.0)
+            scale = self.model.contrastive.scale()
             if settings.contrastive:
                 losses["contrastive"] = contrastive_loss(images, texts, batch["image_of_text"], batch["own"], scale)
             if settings.hard_share:

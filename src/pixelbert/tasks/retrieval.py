@@ -105,7 +105,7 @@ class RetrievalObjective(Objective):
         ids, mask = ids[:, : image_of.shape[1]].flatten(0, 1), mask[:, : image_of.shape[1]].flatten(0, 1)
         vectors = self.model.text_vectors
         texts = by_length(mask, self.chunks, lambda rows, length: vectors(ids[rows, :length], mask[rows, :length]))
-        scale = self.model.contrastive.log_scale.exp().clamp(max=100.0)
+        scale = self.model.contrastive.scale()
         return contrastive_loss(self.model.image_vectors(grid), texts, image_of.flatten(), batch["own"], scale)
 
     def _scores(self, ids: Tensor, mask: Tensor, grid: Grid, image_of_text: Tensor) -> Tensor:

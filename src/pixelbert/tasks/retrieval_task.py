@@ -34,6 +34,7 @@ class Retrieval(FitsMatches):
     needs = "image-text pairs"
     model_class = PixelBertForImageAndTextRetrieval
     beside = ("rsum", "t2i_r1", "t2i_r10", "i2t_r1", "i2t_r10")
+    listed = 20
 
     def start(self, model: PixelBertForImageAndTextRetrieval, source: PixelBertPreTrainedModel) -> None:
         """The head begins as pretraining's matching."""
