@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from pixelbert.recipes.schema import Recipe
+from pixelbert.training import frozen_features
 from pixelbert.training.checkpoint import checkpoints
 from pixelbert.training.loop import train
+from pixelbert.training.map_store import MapStore
 from pixelbert.training.validation import Validator
 from tiny_runs import losses, same_weights, tiny_data, tiny_recipe, weights
 from training_jobs import command_line, interrupted_at, run_job, train_until_killed
@@ -107,6 +109,33 @@ def test_with_all_that_the_small_recipe_has(tmp_path: Path, norm: str) -> None:
         stop(settings, data, tmp_path / "run", step, resume=step > 1)
     train(settings, data, tmp_path / "run", resume=True)
     assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_request_while_features_are_computed_stops_at_once_and_loses_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, settings = tiny_data(tmp_path / "data", train=15), recipe(*SMALL, "train.save_steps=null")
+    monkeypatch.setattr(frozen_features, "BATCH", 4)
+    append, calls = MapStore.append, list[int]()
+
+    def watched(self: MapStore, maps: Any) -> None:
+        append(self, maps)
+        calls.append(len(maps))
+        if len(calls) == asked_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(MapStore, "append", watched)
+    for asked_at, saved in ((2, []), (12, ["step-00000005"])):  # in the first phase, and as the third begins
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, data, tmp_path / "a" / "run", resume=asked_at > 2)
+        assert len(calls) == asked_at
+        assert [path.name for path in checkpoints(tmp_path / "a" / "run")] == saved
+    train(settings, data, tmp_path / "a" / "run", resume=True)
+    stopped, asked_at = calls.copy(), 0
+    calls.clear()
+    train(settings, data, tmp_path / "b" / "run")
+    assert stopped == calls  # each batch of features once
+    assert_same(tmp_path / "a" / "run", tmp_path / "b" / "run")
 
 
 def test_a_request_in_the_last_step_lets_the_run_end(tmp_path: Path, data: Path, whole: dict[str, Path]) -> None:

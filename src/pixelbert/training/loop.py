@@ -142,6 +142,7 @@ class Trainer:
             lost_ranks(self.accelerator),
             closing(loader(build, sampler, self.recipe.data.workers)) as batches,
         ):
+            self._stop_between_features(asked)
             for step in range(first, self.plan.steps):
                 waiting = time.monotonic()
                 micro = [next(batches) for _ in range(sampler.micro_batches)]
@@ -161,7 +162,8 @@ class Trainer:
                     report()
                 timely = time.monotonic() - saved > save.save_minutes * 60
                 stop, timely = self._agree(bool(asked), timely)
-                if timely or stop or last or (save.save_steps and done % save.save_steps == 0):
+                timely = timely or self._features_next(done) or bool(save.save_steps and done % save.save_steps == 0)
+                if timely or stop or last:
                     self._save(done, metrics)
                     saved = time.monotonic()
                 self.progress.aside += time.monotonic() - aside
@@ -213,6 +215,25 @@ class Trainer:
             self.frozen_stages = stages
         if self.frozen is not None and self.frozen.outdated:
             self.frozen.refresh()  # of several processes one computes, the others wait
+
+    def _features_next(self, done: int) -> bool:
+        """Whether the next step computes features anew: long work, in which a stop is to lose no step."""
+        if self.frozen is None or done == self.plan.steps:
+            return False
+        return self.plan.at(done).frozen_stages != self.frozen_stages
+
+    def _stop_between_features(self, asked: list[int]) -> None:
+        """Features are kept as they are computed, so a request to stop needs not wait for the last of them."""
+        if self.frozen is None or self.accelerator.num_processes > 1:  # the others would wait for them
+            return
+        report = self.frozen.report
+
+        def reporting(what: str, done: int, total: int) -> None:
+            report(what, done, total)
+            if asked and done < total:
+                raise KeyboardInterrupt
+
+        self.frozen.report = reporting
 
     def _sampler(self, first: int) -> StepSampler:
         optim, accelerator = self.recipe.optim, self.accelerator
