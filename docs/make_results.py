@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 DOCS = Path(__file__).parent
 FIELDS = ("name", "value", "unit", "command", "minutes", "machine", "commit", "date", "note")
 _FILE = re.compile(r"(<!-- table: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_GLANCE = re.compile(r"(<!-- targets -->\n).*?(<!-- end -->)", re.DOTALL)
 _BLOCK = re.compile(r"(<!-- figures: (?P<names>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -40,11 +42,60 @@ def _block(figures: list[dict[str, Any]]) -> str:
     shared = [part for part in notes[0] if part and all(part in other for other in notes)]
     lines = ["| figure | value | |", "|---|---|---|"]
     for figure, note in zip(figures, notes, strict=True):
-        value = f"{figure['value']:.2f}" if isinstance(figure["value"], float) else str(figure["value"])
-        own = "; ".join(part for part in note if part not in shared)
-        lines.append(f"| `{figure['name']}` | **{value}** {figure['unit']} | {own} |")
+        own = [verdict(figure)] if target_of(figure) else []
+        own += [part for part in note if part not in shared and not _TARGET.search(part)]
+        lines.append(f"| `{figure['name']}` | **{_value(figure)}** {figure['unit']} | {'; '.join(own)} |")
+    shared = [part for part in shared if not _TARGET.search(part)]
     how = dict.fromkeys(f"{f['minutes']:g} minutes, {f['machine']}, commit {f['commit']}, {f['date']}" for f in figures)
     return "\n".join([*lines, "", "; ".join([*how, *shared]) + ":", "", f"    {figures[0]['command']}", ""])
+
+
+_TARGET = re.compile(r"(?P<kind>floor|aim|at most) (?P<value>[\d.]+)")
+
+
+def target_of(figure: dict[str, Any]) -> dict[str, float]:
+    """What was asked of a figure, from its note: `floor`, `aim`, `at most`."""
+    return {m["kind"]: float(m["value"].rstrip(".")) for m in _TARGET.finditer(figure["note"])}
+
+
+def verdict(figure: dict[str, Any]) -> str:
+    """How a figure stands to its target."""
+    target, value = target_of(figure), figure["value"]
+    if most := target.get("at most"):
+        return f"within {most:g}" if value <= most else f"**more than {most:g}**"
+    floor, aim = target.get("floor"), target.get("aim")
+    if aim is not None and value >= aim:
+        return f"reaches the aim of {aim:g}"
+    left = [f"aim {aim:g}"] if aim is not None else []
+    if floor is not None:
+        return ", ".join(
+            [f"**below the floor of {floor:g}**" if value < floor else f"above the floor of {floor:g}", *left]
+        )
+    return f"below the aim of {aim:g}"
+
+
+def glance(figures: list[dict[str, Any]]) -> str:
+    """Every figure that has a target, beside the blind model's and that of the same without our pretraining."""
+    value_of = {figure["name"]: _value(figure) for figure in figures}
+    lines = ["| figure | measured | blind | no pretraining | asked |", "|---|---|---|---|---|"]
+    for figure in figures:
+        if target_of(figure):
+            beside = " | ".join(value_of.get(f"{figure['name']}_{other}", "") for other in ("blind", "no_pretraining"))
+            measured = f"**{_value(figure)}** {figure['unit']}"
+            lines.append(f"| `{figure['name']}` | {measured} | {beside} | {verdict(figure)} |")
+    return "\n".join([*lines, ""])
+
+
+def _value(figure: dict[str, Any]) -> str:
+    return f"{figure['value']:.2f}" if isinstance(figure["value"], float) else str(figure["value"])
+
+
+def commit() -> str:
+    """The code that was measured: MEASURED_COMMIT where a copy of it runs, else the present one."""
+    if measured := os.environ.get("MEASURED_COMMIT"):
+        return measured
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    return head.stdout.strip()
 
 
 def _fits(pattern: str, name: str) -> bool:
@@ -53,6 +104,9 @@ def _fits(pattern: str, name: str) -> bool:
 
 def render(text: str, figures: list[dict[str, Any]]) -> str:
     """The page with every table between its marks made anew."""
+    patterns = [pattern for block in _BLOCK.finditer(text) for pattern in block["names"].split()]
+    in_order = {f["name"]: f for pattern in patterns for f in figures if _fits(pattern, f["name"])}
+    text = _GLANCE.sub(lambda m: m[1] + glance(list(in_order.values())) + m[2], text)
     text = _FILE.sub(lambda m: m[1] + kept_table(DOCS / m["file"]) + m[3], text)
     return _BLOCK.sub(lambda m: m[1] + table(figures, m["names"]) + m[3], text)
 
@@ -73,7 +127,6 @@ def record(args: argparse.Namespace) -> None:
     result = json.loads(Path(args.file).read_text(encoding="utf-8"))
     names = dict(pair.split("=", 1) for pair in args.rename)
     targets = dict(pair.split("=", 1) for pair in args.target)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     figures = result["figures"] | calibration_errors(result)
     new = [
         {
@@ -83,7 +136,7 @@ def record(args: argparse.Namespace) -> None:
             "command": args.command,
             "minutes": args.minutes if args.minutes is not None else result["minutes"],
             "machine": args.machine or result["machine"],
-            "commit": commit.stdout.strip(),
+            "commit": commit(),
             "date": result["date"],
             "note": "; ".join(part for part in (targets.get(key, ""), args.note) if part),
         }

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from make_results import commit, record
 from make_results import main as make_tables
-from make_results import record
 
 from pixelbert.model.precision import detect
 
@@ -94,8 +94,7 @@ def keep_figures(jobs: dict[str, dict[str, Any]], name: str, done: dict[str, Any
 
 def keep_table(table: dict[str, str], command: str, minutes: float) -> None:
     """A table that a command wrote, kept in docs/ with how it came about below it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    told = f"{minutes:g} minutes, {detect().name}, commit {commit.stdout.strip()}, {date.today().isoformat()}"
+    told = f"{minutes:g} minutes, {detect().name}, commit {commit()}, {date.today().isoformat()}"
     text = Path(table["from"]).read_text(encoding="utf-8").strip()
     note = f"; {table['note']}" if "note" in table else ""
     (DOCS / table["to"]).write_text(f"{text}\n\n{told}{note}:\n\n    {command}\n", encoding="utf-8")

@@ -67,3 +67,27 @@ def test_an_interrupted_job_keeps_the_minutes_it_took(tmp_path: Path, monkeypatc
     assert measure.run_all({"job": {"run": "true"}}, ["job"], 1) == 0
     assert measure.load(measure.STATE)["job"]["minutes"] == pytest.approx(12.0, abs=0.5)
     assert measure.load(measure.SPENT) == {}
+
+
+def test_the_page_says_how_a_figure_stands_to_what_was_asked() -> None:
+    def figure(value: float, note: str, name: str = "a.b") -> dict[str, object]:
+        how = {"command": "c", "minutes": 1, "machine": "m", "commit": "1", "date": "d"}
+        return {"name": name, "value": value, "unit": "percent", "note": note, **how}
+
+    told = {
+        (66.0, "floor 66, aim 75; one core"): "above the floor of 66, aim 75",
+        (75.0, "floor 66, aim 75"): "reaches the aim of 75",
+        (65.9, "floor 66, aim 75"): "**below the floor of 66**, aim 75",
+        (61.0, "aim 62"): "below the aim of 62",
+        (1.1, "floor 1.05"): "above the floor of 1.05",
+        (4.1, "at most 5; busy"): "within 5",
+        (5.1, "at most 5"): "**more than 5**",
+    }  # fmt: skip
+    assert {key: make_results.verdict(figure(*key)) for key in told} == told
+    figures = [figure(66.0, "floor 66, aim 75; one core"), figure(0.5, "one core", "a.b_blind")]
+    row = "| `a.b` | **66.00** percent | 0.50 |  | above the floor of 66, aim 75 |"
+    assert make_results.glance(figures).splitlines()[2:] == [row]
+    page = "<!-- targets -->\n<!-- end -->\n<!-- figures: z.* a.* -->\n<!-- end -->\n"
+    last = figure(2.0, "aim 1", "z.z")
+    assert make_results.render(page, [*figures, last]).splitlines()[3].startswith("| `z.z` |")
+    assert "| `a.b` | **66.00** percent | above the floor of 66, aim 75 |" in make_results.table(figures, "a.*")
