@@ -55,6 +55,12 @@ class MemoryRecords:
             Image.fromarray(pixels).save(path)
         return ImageRef(str(path))
 
+    def image_places(self) -> list[tuple[str, int]]:
+        return [(str(self._folder / f"{image}.png"), -1) for image in range(self.num_images)]
+
+    def rows_of_photo(self, image: int) -> tuple[int, ...]:
+        return (image,)
+
 
 def random_texts(
     images: int, per_image: int, seed: int = 0, words: tuple[int, int] = (2, 9), unique: bool = True

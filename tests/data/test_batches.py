@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from memory_records import MemoryRecords, batches_of, random_texts
 from pixelbert.data.batches import Batch, JoinedSplits, PairOrder, Plan, StepSampler, join, loader, pad_ids
+from pixelbert.data.parts import SplitPart
 from pixelbert.data.records import ImageRef
 from pixelbert.errors import DataError, UsageError
+from pixelbert.tasks.matching import draw_foreign, own_keys
 
 texts_of_images = st.lists(st.integers(1, 7), min_size=1, max_size=30)
 
@@ -216,3 +218,18 @@ def test_joined_splits_are_one_after_another(tmp_path: Path) -> None:
     assert [both.record_id(r) for r in (2, 3, 5)] == ["record-2", "record-0", "record-2"]
     assert [both.image_id(i) for i in range(4)] == ["image-0", "image-1"] * 2
     assert [Path(both.image(i).file).parent.name for i in range(4)] == ["a", "a", "b", "b"]
+    assert [list(both.rows_of_photo(i)) for i in range(4)] == [[0], [1], [2], [3]]
+
+
+def test_a_photo_of_two_splits_is_known_in_both(tmp_path: Path) -> None:
+    """Its captions in the other split are its own: no negatives."""
+    one = MemoryRecords(tmp_path, [["a dog"], ["a cat"]])
+    two = MemoryRecords(tmp_path, [["the dog"], ["the cat"], ["a bird"]])
+    both = join([one, two])
+    assert [list(both.rows_of_photo(i)) for i in range(5)] == [[0, 2], [1, 3], [0, 2], [1, 3], [4]]
+    assert own_keys(both, 0) == own_keys(both, 2) == {"a dog", "the dog"}
+    drawn = {draw_foreign(both, 0, np.random.default_rng(i)) for i in range(200)}
+    assert drawn == {1, 3, 4}
+    part = SplitPart(both, 1, 4)
+    assert [list(part.rows_of_photo(i)) for i in range(3)] == [[0, 2], [1], [0, 2]]
+    assert part.image_places() == both.image_places()[1:4]

@@ -202,6 +202,15 @@ def test_the_same_with_lists_said(sources, tmp_path):
     assert data.info["excluded"] == {"COCO val": {"images": 1, "rows": 1}}
 
 
+def test_a_list_that_leaves_nothing_out_is_told(sources, tools, tmp_path):
+    coco, vg = sources
+    (tmp_path / "none.txt").write_text("coco-less.jpg\n31415926\n")
+    lists = [coco / "dataset_coco.json", tmp_path / "none.txt"]
+    data = prepare("visual_genome", [vg], tmp_path / "out", exclude=lists)
+    told = [note for note in data.info["notes"] if "left no photo out" in note]
+    assert told == [f"--exclude {tmp_path / 'none.txt'} left no photo out"]
+
+
 def test_photos_of_an_official_val_file_stay_out_of_visual_genome(photos, sources, tools, tmp_path):
     _, vg = sources
     content = {"images": [{"id": 9, "file_name": "5.jpg"}], "annotations": [{"id": 7, "image_id": 9, "caption": "x"}]}

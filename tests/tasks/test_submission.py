@@ -72,6 +72,7 @@ def test_questions_of_ones_own_are_called_by_their_own_ids(tmp_path: Path) -> No
         ('[{"question_id": 7, "answer": 2}]', "entry 0: question_id 7: the answer is 2, no text"),
         ('[{"question_id": "7", "answer": "a"}]',
          "entry 0: question_id 7 is none of data/vqa, split 'val'; it is text, those are numbers"),
+        (f'[{{"question_id": "{"1" * 5000}", "answer": "a"}}]', "is none of data/vqa, split 'val'"),
         ('[{"question_id": 8, "answer": "a"}]',
          "entry 0: question_id 8 is none of data/vqa, split 'val'; is the file of another split"),
         ('[{"question_id": 7, "answer": "a"}, {"question_id": 7, "answer": "a"}]',
@@ -118,6 +119,7 @@ def test_an_identifier_with_a_comma_survives(tmp_path: Path) -> None:
     [
         ("test1-0-0-0\n", "line 1: has 1 fields, expected identifier,prediction"),
         ("test1-0-0-0,perhaps\n", "line 1: test1-0-0-0: the prediction is 'perhaps', neither True nor False"),
+        ("test1-0-0-0, True\n", "line 1: test1-0-0-0: the prediction is ' True', neither True nor False"),
         ("identifier,prediction\n", "line 1: identifier: the prediction is 'prediction'"),
         ("dev-0-0-0,true\n", "line 1: identifier dev-0-0-0 is none of .*; is the file of another split"),
         ("test1-0-1-0,true\ntest1-0-1-0,true\n", "line 2: identifier test1-0-1-0 is there twice; first at line 1"),

@@ -40,10 +40,16 @@ class Records(Protocol):
     def second_image(self, record: int) -> int: ...
     def image_id(self, image: int) -> str: ...
     def image(self, image: int) -> ImageRef: ...
+    def image_places(self) -> list[tuple[str, int]]: ...
+    def rows_of_photo(self, image: int) -> Sequence[int]: ...
 
 
 class JoinedSplits:
-    """Several splits as one: the paper trains on COCO's train and restval."""
+    """Several splits as one: the paper trains on COCO's train and restval.
+
+    A photo of two splits has a row in each; `rows_of_photo` knows them all, so that its texts in the other split are
+    its own too.
+    """
 
     def __init__(self, splits: Sequence[Records]) -> None:
         self.splits = list(splits)
@@ -51,6 +57,7 @@ class JoinedSplits:
         self._images = np.cumsum([0] + [s.num_images for s in splits])
         self.num_records, self.num_images = int(self._records[-1]), int(self._images[-1])
         self.image_of = np.concatenate([s.image_of + o for s, o in zip(splits, self._images[:-1], strict=True)])
+        self._shared = _shared_rows(self.image_places())
 
     def _record(self, record: int) -> tuple[Records, int]:
         i = int(np.searchsorted(self._records, record, side="right")) - 1
@@ -90,6 +97,22 @@ class JoinedSplits:
     def image(self, image: int) -> ImageRef:
         i, local = self._image(image)
         return self.splits[i].image(local)
+
+    def image_places(self) -> list[tuple[str, int]]:
+        """File and offset of every image row."""
+        return [place for split in self.splits for place in split.image_places()]
+
+    def rows_of_photo(self, image: int) -> Sequence[int]:
+        """The rows, among them `image`, that show the same photo."""
+        return self._shared.get(image, (image,))
+
+
+def _shared_rows(places: Sequence[tuple[str, int]]) -> dict[int, list[int]]:
+    """Of each row whose place stands more than once, all rows of that place."""
+    rows: dict[tuple[str, int], list[int]] = {}
+    for row, place in enumerate(places):
+        rows.setdefault(place, []).append(row)
+    return {row: same for same in rows.values() if len(same) > 1 for row in same}
 
 
 def join(splits: Sequence[Records]) -> Records:

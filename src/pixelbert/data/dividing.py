@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelbert.data.collect import AUTO, Collector
-from pixelbert.data.records import SPLITS, TEST_SPLITS
+from pixelbert.data.copies import copies
+from pixelbert.data.records import SPLITS, TEST_SPLITS, ImageRef
 from pixelbert.data.spool import Spool
 from pixelbert.data.tables import Ints
 
@@ -88,18 +89,28 @@ def hash_share(image_id: str) -> float:
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:7], "big") / 2**56
 
 
+def _told(ref: ImageRef) -> str:
+    return ref.file if ref.offset < 0 else f"{ref.file} at byte {ref.offset}"
+
+
 def leaks(good: Mapping[int, Ints], spool: Spool, rows: Collector) -> list[str]:
-    """A note for every two splits that share an image (train and restval may, and the test splits)."""
+    """Notes on every two splits that share an image, or copies of one (train and restval may, and the test splits)."""
     image, image2 = spool.numbers("image"), spool.numbers("image2")
     used = {code: np.setdiff1d(np.union1d(image[chosen], image2[chosen]), [-1]) for code, chosen in good.items()}
     notes = []
     for one in used:
         for other in used:
-            shared = np.intersect1d(used[one], used[other]) if one < other else np.zeros(0, dtype=np.int64)
             names = SPLITS[one], SPLITS[other]
-            if len(shared) and names != ("train", "restval") and not set(names) <= set(TEST_SPLITS):
+            if one >= other or names == ("train", "restval") or set(names) <= set(TEST_SPLITS):
+                continue
+            shared = np.intersect1d(used[one], used[other])
+            if len(shared):
+                example = rows.refs[int(shared[0])].file
+                notes.append(f"LEAK: {len(shared):,} image(s) in both {names[0]} and {names[1]}, for example {example}")
+            if same := copies(rows.refs, used[one], used[other]):
+                first, second = (rows.refs[image] for image in same[0])
                 notes.append(
-                    f"LEAK: {len(shared):,} image(s) in both {names[0]} and {names[1]},"
-                    f" for example {rows.refs[int(shared[0])].file}"
+                    f"LEAK: {len(same):,} image(s) of {names[0]} have a copy in {names[1]}, for example {_told(first)}"
+                    f" and {_told(second)}"
                 )
     return notes

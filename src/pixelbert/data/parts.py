@@ -42,6 +42,13 @@ class SplitPart:
     def image(self, image: int) -> ImageRef:
         return self.split.image(image + self.first)
 
+    def image_places(self) -> list[tuple[str, int]]:
+        return self.split.image_places()[self.first : self.first + self.num_images]
+
+    def rows_of_photo(self, image: int) -> list[int]:
+        rows = (row - self.first for row in self.split.rows_of_photo(image + self.first))
+        return [row for row in rows if 0 <= row < self.num_images]
+
 
 def whole(records: Records) -> Records:
     """The records with what was held out of them: the official answer list of VQA 2.0 is of all of train and val."""

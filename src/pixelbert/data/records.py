@@ -191,6 +191,14 @@ class Split:
             file, self._images.column("offset")[image].as_py(), self._images.column("length")[image].as_py()
         )
 
+    def image_places(self) -> list[tuple[str, int]]:
+        """File, as it is written here, and offset of every image."""
+        return list(zip(*(self._images.column(name).to_pylist() for name in ("file", "offset")), strict=True))
+
+    def rows_of_photo(self, image: int) -> tuple[int, ...]:
+        """The image's row alone: no photo stands twice in a split."""
+        return (image,)
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every record in order, as {"id", "image", "image2", "text", "target", "source"}; `target` still JSON."""
         for start in range(0, self.num_records, _ROWS_AT_ONCE):

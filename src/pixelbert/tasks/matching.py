@@ -34,8 +34,9 @@ def text_key(text: str) -> str:
 
 
 def own_keys(records: Records, image: int) -> set[str]:
-    """The keys of all texts of an image."""
-    return {text_key(records.text(record)) for record in records.records_of(image)}
+    """The keys of all texts of an image, in whichever of joined splits they stand."""
+    rows = records.rows_of_photo(image)
+    return {text_key(records.text(record)) for row in rows for record in records.records_of(row)}
 
 
 def true_of(records: Records, images: Sequence[int], keys: Sequence[str]) -> Tensor:
@@ -55,13 +56,13 @@ def draw_foreign(
 
     Raises DataError when there is no such record.
     """
-    own = own or own_keys(records, image)
+    own, rows = own or own_keys(records, image), records.rows_of_photo(image)
     count = records.num_records if among is None else len(among)
 
     def foreign(place: int) -> int:
         """The record at a place, -1 when it will not do."""
         record = place if among is None else int(among[place])
-        same_image = int(records.image_of[record]) == image
+        same_image = int(records.image_of[record]) in rows
         return -1 if same_image or text_key(records.text(record)) in own else record
 
     for _ in range(_RANDOM_TRIES):

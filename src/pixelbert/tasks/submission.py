@@ -105,10 +105,10 @@ def read_judgements(path: Path, records: Records, split: str, in_order: bool = F
         place = f"line {number}"
         if len(row) != 2:
             raise DataError(f"{path}: {place}: has {len(row)} fields, expected identifier,prediction")
-        truth = {"true": True, "false": False}.get(row[1].strip().lower())
+        truth = {"true": True, "false": False}.get(row[1].rstrip().lower())  # the official script strips the line alone
         if truth is None:
             raise DataError(f"{path}: {place}: {row[0]}: the prediction is {_short(row[1])}, neither True nor False")
-        entries.append(_Entry(place, row[0].strip(), truth))
+        entries.append(_Entry(place, row[0].lstrip(), truth))
     wanted = [identifier(records, record) for record in range(records.num_records)]
     return dict(enumerate(_matched(path, entries, wanted, "identifier", split, in_order)))
 
@@ -168,7 +168,8 @@ def _matched(
     for entry in entries:
         place = places.get(entry.key)
         if place is None:
-            as_text = isinstance(entry.key, str) and entry.key.isdecimal() and int(entry.key) in places
+            key = entry.key
+            as_text = isinstance(key, str) and len(key) < 20 and key.isdecimal() and int(key) in places
             hint = "it is text, those are numbers" if as_text else "is the file of another split?"
             raise DataError(f"{path}: {entry.place}: {what} {entry.key} is none of {split}; {hint}")
         if place in found:

@@ -22,6 +22,7 @@ from pixelbert.tasks.run import read_recipe
 from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Outcome, Scoring, Task
 from pixelbert.training.files import check_writable, write_file, write_folder
+from pixelbert.training.history import leaks
 from pixelbert.training.opened import Opened, check_labels, left_out, open_on, part_to_score, whole_split
 from pixelbert.training.progress import PairProgress
 from pixelbert.training.report import renew_report
@@ -107,8 +108,8 @@ def evaluate(
         _say(f"{run}: {part.note}")
     if unlike:
         _say(f"{blind}: is not the same but for the pictures: {'; '.join(unlike)}")
-    if missing := left_out(prepared, split):
-        _say(missing)
+    for text in (left_out(prepared, split), *leaks(prepared, split)):
+        _say(text)
     check_writable(folder / "evaluation" / name)
     outcome = _score(own)
     figures = dict(outcome.figures)

@@ -23,6 +23,7 @@ from pixelbert.tasks.predicting import on_device
 from pixelbert.tasks.table import TASKS
 from pixelbert.training.checkpoint import MetricsFile, load_checkpoint, restore, save_checkpoint
 from pixelbert.training.frozen_features import FrozenFeatures, frozen_features
+from pixelbert.training.history import before, fitted_on_seen, leaks
 from pixelbert.training.optimizers import build_optimizers, set_rates
 from pixelbert.training.plan import RunPlan
 from pixelbert.training.progress import StepProgress, announcement, note
@@ -88,6 +89,10 @@ def train(
                 note(announcement(plan, prepared.folder, kept, splits[1], checkpoint[0] if checkpoint else 0))
             parts = build_parts(settings, kept, splits[1], run=run if checkpoint else None, from_run=folder.from_run)
             parts.calibration = calibration
+            if main and checkpoint is None:
+                seen = fitted_on_seen(before(folder.from_run), prepared, settings, calibration)
+                for text in [*leaks(prepared), *([seen] if seen else [])]:
+                    note(text)
             folder.write(parts)
             result = Trainer(settings, plan, run, parts, accelerator, prepared.fingerprint, attend).fit(checkpoint)
             if main:

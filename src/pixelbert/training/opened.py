@@ -17,6 +17,7 @@ from pixelbert.tasks.run import find_device, load_run, put_on_device, read_facts
 from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Scoring, Task
 from pixelbert.training.frozen_features import scoring_encoder
+from pixelbert.training.history import seen_before
 from pixelbert.training.setup import open_splits
 
 
@@ -51,15 +52,17 @@ def part_to_score(run: Path, recipe: Recipe, prepared: PreparedData, split: str)
     val, trained = recipe.data.val_split, recipe.data.train_splits
     same = (read_facts(run).get("data") or {}).get("fingerprint") == prepared.fingerprint
     part = replace(part, is_val=same and part.split == prepared.own_name(val))
+    earlier = read_facts(run).get("before") or []
     if part.split not in [prepared.own_name(name) for name in trained]:
-        return part
+        return replace(part, note=seen_before(earlier, prepared, part.split, part.records.num_images))
     if not same:
         note = f"was trained on split '{split}' of other data; whether it has seen records scored here is not known"
         return replace(part, note=note)
     if part.is_val:
         held_out = open_splits(prepared, recipe)[1]
         note = f"was trained on split '{split}' but for its first {held_out.num_images:,} images; these are scored"
-        return replace(part, records=held_out, note=note)
+        seen = seen_before(earlier, prepared, part.split, held_out.num_images)
+        return replace(part, records=held_out, note="; ".join(text for text in (note, seen) if text))
     return replace(part, is_val=False, note=f"was trained on the records of split '{split}' that are scored here")
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from pixelbert.data.records import SPLIT_ALIASES, TEST_SPLITS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -33,6 +35,8 @@ def announcement(plan: RunPlan, data: Path, train: Records, val: Records, first:
     )
     if times > _OFTEN:
         told += f"\n{times:,.0f} times is a lot for so few records: schedule.epochs=20 would see each 20 times"
+    if SPLIT_ALIASES.get(recipe.data.val_split, recipe.data.val_split) in TEST_SPLITS and recipe.validation.times > 1:
+        told += f"\nthe best model is chosen on split '{recipe.data.val_split}': what it scores there is no test of it"
     if first >= plan.steps:
         return f"{told}\nall {plan.steps:,} steps are done: nothing is left to do"
     return f"{told}\ngoing on after step {first:,}" if first else told

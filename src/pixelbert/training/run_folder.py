@@ -25,6 +25,7 @@ from pixelbert.tasks.run import RUN_FORMAT, answers_digest, vocabulary_digest
 from pixelbert.tasks.task import Outcome
 from pixelbert.training.checkpoint import checkpoints
 from pixelbert.training.files import clean_leftovers, take_from_folder, write_file, write_folder
+from pixelbert.training.history import before
 from pixelbert.training.setup import Parts
 
 # Settings that may differ when a run goes on: they change no number.
@@ -57,6 +58,8 @@ class RunFolder:
             "data": {"fingerprint": self.prepared.fingerprint, "folder": self.prepared.folder.name,
                      "location": self.prepared.location},
             "from": str(self.from_run) if self.from_run else None,
+            "before": before(self.from_run),
+            "kept_out": parts.calibration.num_images if parts.calibration is not None else 0,
             "overrides": list(self.overrides),
             "answers": answers_digest(parts.model.config),
             "vocabulary": vocabulary_digest(parts.processor),

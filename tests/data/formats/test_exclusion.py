@@ -25,6 +25,51 @@ def test_a_prefix_says_what_the_ids_are(tmp_path):
     assert load_exclusions([f"image:{path}"]).reason(image_id="8") == "out.json"
 
 
+KARPATHY_COCO = '{"images": [{"filename": "COCO_val2014_000000000042.jpg", "cocoid": 42, "split": "val"}]}'
+OFFICIAL_COCO = '{"images": [{"id": 42, "file_name": "000000000042.jpg"}], "annotations": []}'
+KARPATHY_FLICKR = '{"images": [{"filename": "36979.jpg", "split": "train"}]}'
+
+
+@pytest.mark.parametrize(
+    ("prefix", "content", "coco", "flickr"),
+    [
+        ("coco:", KARPATHY_COCO, ["42"], []),
+        ("coco:", OFFICIAL_COCO, ["42"], []),
+        ("flickr:", KARPATHY_FLICKR, [], ["36979"]),
+        ("coco:", "000000000042.jpg\n43.jpg\nval2017/000000000044.jpg\n45\n0046\nCOCO_test2015_000000000047.jpg\n",
+         ["42", "43", "44", "45", "46", "47"], []),
+        ("coco:", '["000000000042.jpg", 43]', ["42", "43"], []),
+        ("coco:", "42,val\n43;test\n44\tval", ["42", "43", "44"], []),
+        ("flickr:", "flickr30k-images/36979.jpg\n5", [], ["36979", "5"]),
+        ("", "000000000042.jpg\nval2017/000000000043.jpg\n000000000044\n", ["42", "43", "44"], []),
+        ("", "42,val\n36979.jpg,test\n", ["42"], ["42", "36979"]),
+    ],
+)  # fmt: skip
+def test_a_photo_is_named_in_many_ways(tmp_path, prefix, content, coco, flickr):
+    (tmp_path / "list").write_text(content)
+    lists = load_exclusions([f"{prefix}{tmp_path / 'list'}"])
+    assert (list(lists.coco_ids), list(lists.flickr_ids), lists.image_ids) == (coco, flickr, {})
+    assert lists.reason(coco_id="", flickr_id="") == ""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "content", "reason"),
+    [
+        ("coco:", "image_id\n42\n", "line 1: 'image_id' names no COCO photo"),
+        ("flickr:", "1\nCOCO_val2014_000000000042.jpg\n", "line 2: 'COCO_val2014_000000000042.jpg' names no Flickr"),
+        ("coco:", '["42.jpg", "none"]', "entry 1: 'none' names no COCO photo"),
+        ("coco:", '[{"id": 42}]', "entry 0 is no id or file name"),
+        ("flickr:", KARPATHY_COCO, "names no photo by the ids that 'flickr:' says"),
+        ("coco:", KARPATHY_FLICKR, "names no photo by the ids that 'coco:' says"),
+        ("image:", KARPATHY_FLICKR, "names no photo by the ids that 'image:' says"),
+    ],
+)
+def test_a_line_that_is_not_what_its_prefix_says(tmp_path, prefix, content, reason):
+    (tmp_path / "list").write_text(content)
+    with pytest.raises(DataError, match=reason):
+        load_exclusions([f"{prefix}{tmp_path / 'list'}"])
+
+
 def test_nothing_is_matched_by_an_unknown_id(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("5\n")

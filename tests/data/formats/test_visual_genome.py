@@ -70,6 +70,14 @@ def test_held_out_photos_are_dropped_and_counted(folder, lists):
     assert {r.image_id for r in rows if isinstance(r, Example)} == {"1", "4"}
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_photo_listed_twice_stays_out_if_either_entry_says_so(folder, lists, tools, first):
+    bare = {"image_id": 2, "url": "https://x.edu/rak248/VG_100K/2.jpg"}
+    tools.write_json(folder / "image_data.json", [bare, *IMAGE_DATA] if first else [*IMAGE_DATA, bare])
+    rows = list(visual_genome.read(folder / "region_descriptions.json", exclude=load_exclusions(lists)))
+    assert {r.image_id for r in rows if isinstance(r, Example)} == {"1", "4"}
+
+
 def test_without_lists_it_says_what_may_leak(folder, lists):
     notes: list[str] = []
     list(visual_genome.read(folder / "region_descriptions.json", notes=notes))

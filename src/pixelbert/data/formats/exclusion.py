@@ -20,16 +20,22 @@ from pixelbert.errors import DataError
 
 HELD_OUT_SPLITS = ("val", "test")
 _COCO_NAME = re.compile(r"COCO_(?:train|val|test)\d{4}_0*(\d+)")
+_COCO_2017_NAME = re.compile(r"(?:.*/)?0+(\d+)(?:\.\w+)?$")  # no Flickr id begins with 0
+_NUMBERED = re.compile(r"(?:.*/)?0*(\d+)(?:\.\w+)?$")
 _FLICKR_NAME = re.compile(r"(?:.*/)?(\d+)(?:_[0-9a-z]+)*\.jpe?g$", re.IGNORECASE)
 
 
 @dataclass
 class Exclusions:
-    """Photo ids to leave out, each with the reason that is told: {id: "COCO val"}."""
+    """Photo ids to leave out, each with the reason that is told: {id: "COCO val"}.
+
+    reasons_of: for each list, the reasons that it gives.
+    """
 
     coco_ids: dict[str, str] = field(default_factory=dict)
     flickr_ids: dict[str, str] = field(default_factory=dict)
     image_ids: dict[str, str] = field(default_factory=dict)
+    reasons_of: dict[str, set[str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.coco_ids or self.flickr_ids or self.image_ids)
@@ -38,6 +44,14 @@ class Exclusions:
         """Why the photo with these ids is left out, "" when it may stay."""
         return self.coco_ids.get(coco_id, "") or self.flickr_ids.get(flickr_id, "") or self.image_ids.get(image_id, "")
 
+    def add(self, name: str, other: Exclusions) -> None:
+        """Take over what the list of this name gives; reasons that were there stay."""
+        self.coco_ids = other.coco_ids | self.coco_ids
+        self.flickr_ids = other.flickr_ids | self.flickr_ids
+        self.image_ids = other.image_ids | self.image_ids
+        found = {*other.coco_ids.values(), *other.flickr_ids.values(), *other.image_ids.values()}
+        self.reasons_of.setdefault(name, set()).update(found)
+
 
 def load_exclusions(lists: Iterable[Path | str]) -> Exclusions:
     """Read exclusion lists: Karpathy JSON files, official COCO captions files, or plain lists, one id or file name a
@@ -45,20 +59,25 @@ def load_exclusions(lists: Iterable[Path | str]) -> Exclusions:
 
     Of a Karpathy file of COCO the photos of val and test are taken (restval is trained on), of an official COCO file
     all photos; of any other Karpathy file, whose names are Flickr photo ids, all photos. In a plain list
-    `COCO_val2014_000000000042.jpg` is COCO photo 42, `36979.jpg` is Flickr photo 36979; a bare number is matched with
-    both. A prefix says it outright: `coco:FILE`, `flickr:FILE`, or `image:FILE` for the data set's own image ids.
+    `COCO_val2014_000000000042.jpg` and `000000000042.jpg` are COCO photo 42, `36979.jpg` is Flickr photo 36979; a bare
+    number is matched with both. A prefix says it outright: `coco:FILE`, `flickr:FILE`, or `image:FILE` for the data
+    set's own image ids.
 
-    Raises DataError when a file is missing, damaged, or names nothing.
+    Raises DataError when a file is missing, damaged, names nothing, or has a line that is not what its prefix says.
     """
     out = Exclusions()
     for item in lists:
-        kind, _, rest = str(item).partition(":")
-        if kind not in ("coco", "flickr", "image") or not rest:
-            kind, rest = "", str(item)
-        if not kind and _is_karpathy(rest):
-            _add_karpathy(out, rest)
+        kind, _, path = str(item).partition(":")
+        if kind not in ("coco", "flickr", "image") or not path:
+            kind, path = "", str(item)
+        found = Exclusions()
+        if _is_karpathy(path):
+            _add_karpathy(found, path)
+            if kind == "image" or (kind and not (found.coco_ids if kind == "coco" else found.flickr_ids)):
+                raise DataError(f"{path}: a split file that names no photo by the ids that '{kind}:' says")
         else:
-            _add_plain(out, rest, kind)
+            _add_plain(found, path, kind)
+        out.add(str(item), found)
     return out
 
 
@@ -100,27 +119,35 @@ def flickr_set(path: Path | str) -> str:
 
 
 def _add_plain(out: Exclusions, path: str, kind: str) -> None:
-    name = Path(path).name
-    lines = _lines(path)
+    name, lines = Path(path).name, _lines(path)
     if not lines:
         raise DataError(f"{path}: the exclusion list is empty")
-    for line in lines:
-        word = line.split()[0] if kind != "image" else line
-        coco, flickr = _COCO_NAME.search(word), _FLICKR_NAME.match(word)
-        if kind == "image":
-            out.image_ids.setdefault(word, name)
-        elif kind == "coco" or (coco and kind != "flickr"):
-            out.coco_ids.setdefault(coco.group(1) if coco else word.lstrip("0"), name)
-        elif kind == "flickr" or flickr:
-            out.flickr_ids.setdefault(flickr.group(1) if flickr else word, name)
-        elif word.isdigit():
-            out.coco_ids.setdefault(word.lstrip("0"), name)
-            out.flickr_ids.setdefault(word, name)
-        else:
+    for place, line in lines:
+        coco, flickr = ("", "") if kind == "image" else _ids_of(re.split(r"[\s,;]+", line)[0], kind)
+        if kind in ("coco", "flickr") and not (coco or flickr):
+            what = {"coco": "COCO", "flickr": "Flickr"}[kind]
+            raise DataError(f"{path}: {place}: '{line}' names no {what} photo, by number or file name")
+        if coco:
+            out.coco_ids.setdefault(coco, name)
+        if flickr:
+            out.flickr_ids.setdefault(flickr, name)
+        if not coco and not flickr:
             out.image_ids.setdefault(line, name)
 
 
-def _lines(path: str) -> list[str]:
+def _ids_of(word: str, kind: str) -> tuple[str, str]:
+    """(COCO photo, Flickr photo) that a word of a plain list names, "" for neither; a bare number may be of both."""
+    coco = _COCO_NAME.search(word) or (_COCO_2017_NAME if kind != "coco" else _NUMBERED).match(word)
+    flickr = _FLICKR_NAME.match(word)
+    if kind == "coco" or (coco and kind != "flickr"):
+        return (coco.group(1) if coco else ""), ""
+    if flickr:
+        return "", flickr.group(1)
+    return (word if word.isdecimal() and not kind else ""), (word if word.isdecimal() else "")
+
+
+def _lines(path: str) -> list[tuple[str, str]]:
+    """(place, content) of every line, or of every entry of a JSON list."""
     with open_bytes(path) as stream:
         data = stream.read()
     try:
@@ -133,8 +160,12 @@ def _lines(path: str) -> list[str]:
             values: list[Any] = json.loads(text)
         except ValueError as error:
             raise DataError(f"{path}: not valid JSON ({error})") from error
-        return [word for word in map(as_id, values) if word]
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        ids = [as_id(value) for value in values]
+        if "" in ids:
+            raise DataError(f"{path}: entry {ids.index('')} is no id or file name")
+        return [(f"entry {place}", word) for place, word in enumerate(ids)]
+    lines = [(f"line {place}", line.strip()) for place, line in enumerate(text.splitlines(), 1)]
+    return [(place, line) for place, line in lines if line and not line.startswith("#")]
 
 
 def coco_flickr_ids(split_file: Path | str) -> dict[str, str]:

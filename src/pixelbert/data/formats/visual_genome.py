@@ -128,7 +128,9 @@ def _photos(path: Path, exclude: Exclusions | None) -> tuple[dict[str, _Photo], 
         url = image.get("url")
         name = "/".join(url.split("/")[-2:]) if isinstance(url, str) and "/" in url else f"{identity}.jpg"
         reason = exclude.reason(coco_id=coco, flickr_id=flickr, image_id=identity) if exclude else ""
-        photos[identity] = _Photo(name, reason)
+        before = photos.get(identity)
+        if before is None or not before.excluded:  # of one listed twice, either entry may say why it stays out
+            photos[identity] = _Photo(name, reason)
     if not photos:
         raise DataError(f"{path}: names no image; is it Visual Genome's image_data.json?")
     return photos, from_coco, from_flickr
