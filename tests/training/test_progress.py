@@ -42,7 +42,7 @@ def test_a_run_says_what_it_is_about_to_do(tmp_path: Path) -> None:
     assert "nothing is left to do" in progress.announcement(plan, data.folder, train, val, 500)
     few = RunPlan(tiny_recipe("schedule.epochs=20", "schedule.pairs=null", "optim.batch_size=8"), train.num_records)
     assert "no test" not in told
-    chosen = plan.recipe.model_copy(update={"data": plan.recipe.data.model_copy(update={"val_split": "test1"})})
+    chosen = tiny_recipe("data.val_split=test1", "validation.times=2")
     there = progress.announcement(RunPlan(chosen, train.num_records, 1), data.folder, train, val, 0)
     assert "the best model is chosen on split 'test1': what it scores there is no test of it" in there
     assert "a lot" not in progress.announcement(few, data.folder, train, val, 0)
