@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,8 +22,9 @@ from transformers import BertConfig, BertModel
 
 from pixelbert.cli import main
 from pixelbert.data.prepare import prepare
-from pixelbert.errors import DataError, MachineError, TrainingStopped
+from pixelbert.errors import CheckpointError, DataError, MachineError, TrainingStopped
 from pixelbert.tasks.pretraining import PretrainingBatches, PretrainingObjective
+from pixelbert.tasks.run import load_run, read_recipe
 from pixelbert.training.checkpoint import checkpoint_path, checkpoints, load_checkpoint
 from pixelbert.training.loop import train
 from tiny_runs import losses, same_weights, tiny_data, tiny_recipe
@@ -236,6 +238,90 @@ def test_a_damaged_run_folder(run: Path, command: Callable[..., tuple[int, str]]
     code, line = command("--resume")
     assert code == 5 and str(run) in line
     assert states(run) == before
+
+
+def test_a_recipe_that_is_cut_off_is_no_recipe(run: Path, command: Callable[..., tuple[int, str]]) -> None:
+    """Its last line says whether the run is blind: without it a blind run would see."""
+    lines = (run / "recipe.yaml").read_text().splitlines(keepends=True)
+    for left in (len(lines) - 1, len(lines) // 2):
+        (run / "recipe.yaml").write_text("".join(lines[:left]))
+        code, error = command("--resume")
+        assert (code, "recipe.yaml" in error, "damaged" in error) == (5, True, True)
+        with pytest.raises(CheckpointError, match=r"damaged recipe\.yaml"):
+            read_recipe(run)
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_best_model_that_is_gone_is_put_back(
+    folder: Path, tmp_path: Path, command: Callable[..., tuple[int, str]], capsys: pytest.CaptureFixture[str], step: int
+) -> None:
+    run = shutil.copytree(folder / "whole", tmp_path / "run")
+    if step == 4:
+        shutil.rmtree(checkpoint_path(run, 6))
+    (run / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="has no trained model yet; go on with pixelbert train --resume"):
+        load_run(run)
+    train(tiny_recipe(*SAVES), folder / "data", run, resume=True)
+    if step == 6:
+        assert "its best model is gone; the model of step 6 takes its place" in capsys.readouterr().err
+    load_run(run)
+    assert same_weights(run, folder / "whole")
+
+
+def spoil(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = checkpoints(run)[-1]
+    state = torch.load(path / "state.pt", weights_only=True)
+    change(state)
+    torch.save(state, path / "state.pt")
+    (path / "sha256").write_text(hashlib.sha256((path / "state.pt").read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda state: state["optimizers"][1]["state"][0].update(exp_avg=torch.zeros(3)), "exp_avg has shape (3,)"),
+        (lambda state: state.update(optimizers=[1, 2]), "'int' object"),
+        (lambda state: state.update(best="x"), "its best value is 'x'"),
+    ],
+)
+def test_a_state_of_another_shape_is_told_before_a_step(
+    run: Path, command: Callable[..., tuple[int, str]], change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    spoil(run, change)
+    code, error = command("--resume")
+    assert code == 5 and "a checkpoint of another shape" in error and reason in error and len(error) < 500
+
+
+def test_resume_without_the_config(run: Path, command: Callable[..., tuple[int, str]]) -> None:
+    (run / "config.json").unlink()
+    assert command("--resume") == (5, f"pixelbert: {run}: half a run folder (no config.json)")
+
+
+def test_lines_of_the_metrics_that_are_none_are_dropped(
+    folder: Path, run: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    with open(run / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": "x"}\n{"step": null}\n')
+    assert command("--resume")[0] == 0
+    assert losses(run) == losses(folder / "whole")
+
+
+def test_resume_from_another_run_than_it_was_started_from(
+    folder: Path, tmp_path: Path, command: Callable[..., tuple[int, str]]
+) -> None:
+    shutil.copytree(folder / "whole", tmp_path / "other")
+    assert command("--from", str(folder / "whole"))[0] == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    code, error = command("--from", str(tmp_path / "other"), "--resume")
+    assert (code, f"was started from {folder / 'whole'}, not from {tmp_path / 'other'}" in error) == (2, True)
+    assert command("--from", str(folder / "whole"), "--resume")[0] == 0
+    code, error = command("--from", str(folder / "whole"), "--resume", out=folder / "whole")
+    assert (code, "was started from no other run" in error) == (2, True)
+
+
+def test_a_run_that_is_made_blind_is_told_so(run: Path, command: Callable[..., tuple[int, str]]) -> None:
+    code, error = command("--resume", "--blind")
+    assert (code, "changed recipe: blind was False, is now True" in error) == (2, True)
 
 
 def test_a_run_of_a_newer_format(run: Path, command: Callable[..., tuple[int, str]]) -> None:

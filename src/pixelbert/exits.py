@@ -45,13 +45,17 @@ def _translate(error: BaseException) -> PixelBertError | None:
             "out of memory; lower optim.micro_batch or data.workers, or set train.gradient_checkpointing=true "
             "(the batch of a step stays the same)"
         )
+    if isinstance(error, UnicodeEncodeError) and "surrogates not allowed" in text:
+        return DataError(f"a name is not UTF-8: {error.object[:200]!r}; rename the file or folder")
     if isinstance(error, RuntimeError) and "DataLoader worker" in text and "killed" in text:
         return MachineError(
             "a loader worker was killed, most often for want of memory; lower data.workers (0 uses none)"
         )
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("pixelbert"):
         return MachineError(f"the package '{error.name}' is missing; {_how_to_get(error.name.partition('.')[0])}")
-    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+    if isinstance(error, (NotADirectoryError, FileExistsError)):  # a file where a folder is to be
+        return UsageError(f"{error.filename}: {(error.strerror or text).lower()}; choose another place")
+    if isinstance(error, (FileNotFoundError, IsADirectoryError)):
         return DataError(f"{error.filename}: {(error.strerror or text).lower()}")
     if isinstance(error, OSError):
         return MachineError(f"{error.filename}: {(error.strerror or text).lower()}" if error.filename else text)

@@ -287,6 +287,47 @@ def test_json_that_is_nested_too_deeply_is_a_bad_row(folder, tmp_path):
     assert prepare("jsonl", [folder / "mine.jsonl"], tmp_path / "out").info["bad_rows"]["total"] == 1
 
 
+def test_a_sample_s_json_that_is_nested_too_deeply_is_a_bad_row(tmp_path, tools):
+    deep = b"[" * 100_000 + b"]" * 100_000
+    one, two = (tools.picture(seed, kind="PNG") for seed in (1, 2))
+    tools.write_tar(tmp_path / "a.tar", {"a.png": one, "a.txt": b"a text", "b.png": two, "b.json": deep})
+    assert prepare("webdataset", [tmp_path / "a.tar"], tmp_path / "out").info["bad_rows"]["total"] == 1
+
+
+def test_a_tar_without_a_sample(tmp_path, tools):
+    tools.write_tar(tmp_path / "a.tar", {})
+    with pytest.raises(DataError, match=r"a\.tar: holds no sample"):
+        prepare("webdataset", [tmp_path / "a.tar"], tmp_path / "out")
+
+
+def test_half_a_surrogate_pair_is_told_and_written(folder, tmp_path):
+    rows = [{"image": "0.jpg", "text": "x"}, {"image": "1.jpg", "text": "y", "split": "\ud800"}]
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = prepare("jsonl", [folder / "mine.jsonl"], tmp_path / "out")
+    assert data.info["bad_rows"]["total"] == 1
+    assert "unknown split '\ud800'" in PreparedData(tmp_path / "out").info["bad_rows"]["first"][0]["reason"]
+
+
+@pytest.mark.parametrize("where", ["images", "out", "source"])
+def test_a_folder_whose_name_is_not_utf_8(folder, tmp_path, where):
+    path = write_csv(folder, ["a,0.jpg,x,train", "b,1.jpg,y,train"])
+    other = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        other.mkdir()
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    out = other / "out" if where == "out" else tmp_path / "out"
+    with pytest.raises(DataError, match="the name is not UTF-8"):
+        prepare("csv", [other if where == "source" else path], out, images=[other] if where == "images" else ())
+    assert not out.exists()
+
+
+def test_one_source_need_not_be_a_list(folder, tmp_path):
+    path = write_csv(folder, ["a,0.jpg,x,train", "b,1.jpg,y,train"])
+    assert prepare("csv", path, tmp_path / "out").info["splits"]["train"]["records"] == 2
+    assert prepare("csv", str(path), tmp_path / "too").info["splits"]["train"]["records"] == 2
+
+
 def test_an_official_train_image_without_caption_is_left_out_and_listed(folder, tmp_path, tools):
     images = [{"id": k, "file_name": f"{k}.jpg"} for k in (1, 2)]
     captions = [{"id": 1, "image_id": 1, "caption": "x"}]

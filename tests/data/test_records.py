@@ -74,6 +74,10 @@ def test_unknown_split_folder_and_version(data, tmp_path):
     for change, message in (
         ({**info, "format": FORMAT_VERSION + 1}, "written by a newer pixelbert"),
         ({"format": 1}, "damaged"),
+        ({"format": "9", "task": "pairs", "splits": {}, "fingerprint": "x"}, "damaged"),
+        ({"format": None, "task": "pairs", "splits": {}, "fingerprint": "x"}, "damaged"),
+        ({"format": 1, "task": "pairs", "splits": None, "fingerprint": "x"}, "damaged"),
+        ({"format": 1, "task": "pairs", "splits": {}, "fingerprint": "x", "bad_rows": 5}, "damaged"),
         ([], "damaged"),
     ):
         path.write_text(json.dumps(change))

@@ -143,6 +143,7 @@ def test_a_run_without_vectors_says_how_to_get_them(predictors):
     [
         ("", "the question is empty"),
         (" \n", "the question is empty"),
+        ("\u200b\ufeff\x07", "the question is empty"),
         ("dog " * 10_000, "the question has 10,000 words, more than the 256 that are taken"),
         ("dog," * 10_000, "the question has 40,000 letters, more than the 4,096 that are taken"),
         (["dog", ""], "question 2 is empty"),

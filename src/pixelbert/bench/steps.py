@@ -13,6 +13,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pixelbert.errors import UsageError, nearest
+
 #: The shape of MiniLM-L6.
 SMALL_TEXT = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 
@@ -37,11 +39,16 @@ SIZES = (
 
 
 def run_bench(names: list[str] | None = None, steps: int = 2) -> list[dict[str, Any]]:
-    """Rows of {size, pairs, parameters, seconds_per_step, pairs_per_second, peak_gib, loss} on this machine."""
+    """Rows of {size, pairs, parameters, seconds_per_step, pairs_per_second, peak_gib, loss} on this machine.
+
+    names: of SIZES, up to the colon; None: all. Raises UsageError for another.
+    """
+    known = {size.name.partition(":")[0]: size for size in SIZES}
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"no size '{name}'; {nearest(name, known)}")
     rows = []
-    for size in SIZES:
-        if names and not any(n in size.name for n in names):
-            continue
+    for size in [known[name] for name in dict.fromkeys(names or known)]:
         command = [sys.executable, "-m", "pixelbert.bench.steps", json.dumps(asdict(size)), str(steps)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
@@ -13,8 +12,8 @@ from pixelbert.data.records import SPLITS, TEST_SPLITS, BadRow, Example, Exclude
 from pixelbert.data.shards import ImageFinder, ImageNotFound
 from pixelbert.data.sources import TABLES, SourceItem
 from pixelbert.data.spool import Spool
+from pixelbert.model.tokenization import is_blank
 
-_UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")  # control characters, zero-width and other spaces
 HELD_OUT = tuple(SPLITS.index(name) for name in ("val", *TEST_SPLITS))  # split codes
 AUTO = len(SPLITS)  # the split code of a row whose file names no split
 # Ids of these are unique over all their files, so that a caption or question read twice is found out.
@@ -147,7 +146,7 @@ def _checked_text(text: object) -> str:
     if not isinstance(text, str):
         raise _Textless("the text is missing" if text is None else f"the text is no text but {type(text).__name__}")
     text = text.strip()
-    if all(unicodedata.category(character) in _UNSEEN for character in text):
+    if is_blank(text):
         raise _Textless("the text is empty")
     return _encodable(text, "text")
 

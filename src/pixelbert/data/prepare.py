@@ -109,6 +109,9 @@ def prepare(
         raise UsageError(f"{out}: prepared data is written to a local folder; copy it to its URL afterwards")
     if check_images not in CHECKS:
         raise UsageError(f"check_images is '{check_images}'; {nearest(check_images, CHECKS)}")
+    for path in (out, *images, *([sources] if isinstance(sources, (str, Path)) else sources)):
+        if not _is_utf8(str(path)):
+            raise DataError(f"{path!r}: the name is not UTF-8, which tables of paths need; rename it")
     out = Path(out)
     job = _job(format, sources, images, split, exclude, val_fraction, max_bad, merge_restval=merge_restval,
                columns=columns, delimiter=delimiter, image_data=image_data, image_map=image_map)  # fmt: skip
@@ -183,6 +186,13 @@ def _check_apart(job: _Job, out: Path) -> None:
         inside = path in (out, *out.parents) and (path / MARKER).exists()
         if inside or out in path.parents:
             raise UsageError(f"{out}: --out and the source {source} lie in each other; choose another place")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode()) or not name
+    except UnicodeEncodeError:  # Python's stand-ins for bytes that are none
+        return False
 
 
 def _holds_out(item: SourceItem) -> bool:
@@ -282,7 +292,7 @@ def _incomplete(bad: BadRows) -> list[str]:
 
 
 def _write_info(folder: Path, info: Mapping[str, Any]) -> None:
-    with open(folder / MARKER, "w", encoding="utf-8") as stream:
+    with open(folder / MARKER, "w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(json.dumps(info, indent=1, ensure_ascii=False) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
@@ -307,6 +317,8 @@ def _read_all(job: _Job, rows: Collector, unpacker: Unpacker) -> list[str]:
             rows.read(item, reader, finder, keep_missing=job.survey)
             if rows.rows_seen() == before and item.name != "webdataset":  # a tar may be empty: no download succeeded
                 raise DataError(f"{item.file}: holds no row")
+    if not rows.rows_seen():
+        raise DataError(f"{job.items[0].file}: holds no sample")
     return notes
 
 

@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Any
 
 from pixelbert.errors import UsageError
-from pixelbert.model.tokenization import encodable
+from pixelbert.model.tokenization import encodable, is_blank
 
 MOST_WORDS = 256  # a little too long is cut, as in training; this long is a mistake
 MOST_LETTERS = 4096
@@ -29,7 +29,7 @@ def check_text(text: Any, name: str) -> str:
     if not isinstance(text, str):
         raise UsageError(f"{name} is a {type(text).__name__}, not a string")
     words = len(text.split())
-    if not words:
+    if is_blank(text):
         raise UsageError(f"{name} is empty")
     if words > MOST_WORDS:
         raise UsageError(f"{name} has {words:,} words, more than the {MOST_WORDS} that are taken; shorten it")

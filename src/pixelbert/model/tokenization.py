@@ -6,6 +6,7 @@ import heapq
 import itertools
 import json
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -92,6 +93,11 @@ def vocabulary_of(tokenizer: Any) -> list[str]:
     """The wordpieces of a tokenizer in the order of their ids: the lines of its `vocab.txt`."""
     ids: dict[str, int] = tokenizer.get_vocab()
     return sorted(ids, key=ids.__getitem__)
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: control characters, zero-width and other spaces."""
+    return all(unicodedata.category(character) in ("Cc", "Cf", "Zs", "Zl", "Zp") for character in text)
 
 
 def encodable(text: str) -> str:

@@ -22,6 +22,7 @@ from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.table import TASKS
 
 RUN_FORMAT = 1
+_LAST_SETTING = list(Recipe.model_fields)[-1]
 
 
 def load_run(run: Path, model: str = "best") -> tuple[Recipe, Any, PixelBertProcessor]:
@@ -55,9 +56,17 @@ def read_recipe(run: Path) -> Recipe:
     if not (run / "recipe.yaml").is_file():
         raise CheckpointError(f"{run}: not a run folder (no recipe.yaml)")
     read_facts(run)  # before anything else: what a newer format says may mean something else by the same words
+    return whole_recipe(run)
+
+
+def whole_recipe(run: Path) -> Recipe:
+    """The recipe.yaml of a run. Raises CheckpointError for a damaged one, also where its end is missing."""
     try:
-        return Recipe.model_validate(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+        if isinstance(found, dict) and _LAST_SETTING not in found:  # a run writes every setting, so this one as well
+            raise CheckpointError(f"{run}: a damaged recipe.yaml (it is cut off: {_LAST_SETTING} is missing)")
+        return Recipe.model_validate(found)
+    except (OSError, ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{run}: a damaged recipe.yaml ({_reason(error)})") from error
 
 
@@ -123,12 +132,25 @@ def _open_processor(run: Path) -> PixelBertProcessor:
     if not any((run / name).is_file() for name in ("tokenizer.json", "vocab.txt")):  # it would make up an empty one
         raise CheckpointError(f"{run}: half a run folder (no tokenizer.json)")
     try:
-        return PixelBertProcessor.from_pretrained(run)
+        processor = PixelBertProcessor.from_pretrained(run)
+        _check_fields(processor)
+        return processor
     except Exception as error:  # the libraries behind it raise plain Exception for a damaged file, too
         reason = str(error).strip().splitlines()
         raise CheckpointError(
             f"{run}: its processor cannot be read ({reason[0][:200] if reason else type(error).__name__})"
         ) from error
+
+
+def _check_fields(processor: PixelBertProcessor) -> None:
+    """Raises TypeError for numbers that are none: the library takes over whatever the file says."""
+    numbers = {
+        "multiple": processor.image_processor.multiple,
+        "model_max_length": processor.tokenizer.model_max_length,
+    }
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} is {value!r}, no whole number")
 
 
 def put_on_device(model: Any, wanted: str, device: torch.device) -> torch.dtype | None:

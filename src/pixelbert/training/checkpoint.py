@@ -92,12 +92,23 @@ def restore(
         model.load_state_dict(state["model"])
         for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
+            _check_state(optimizer)
         best: float | None = state["best"]
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        if best is not None and not isinstance(best, (int, float)):
+            raise TypeError(f"its best value is {best!r}")
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[1] if len(lines) > 1 else _first_line(error)
+        reason = lines[1][:200] if len(lines) > 1 else _first_line(error)
         raise CheckpointError(f"{path}: a checkpoint of another shape: {reason}") from error
     return best
+
+
+def _check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError where a weight's state has another shape: the step itself would not look, and crash."""
+    for weight, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.dim() and value.shape != weight.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, its weight {tuple(weight.shape)}")
 
 
 def _first_line(error: BaseException) -> str:
@@ -121,7 +132,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int, writes: bool = True) -> None:
         self.path, self.writes = path, writes
-        kept = [row for row in self.rows() if row.get("step", step + 1) <= step]
+        rows = [row for row in self.rows() if isinstance(row.get("step"), int)]
+        kept = [row for row in rows if row["step"] <= step]
         self.before, self.begun = float(kept[-1].get("seconds", 0.0)) if kept else 0.0, time.monotonic()
         if writes:
             write_file(path, "".join(json.dumps(row) + "\n" for row in kept))

@@ -82,6 +82,9 @@ def evaluate(
     task, UsageError for a shortlist without pooled vectors, and for folds that do not fit; all before anything is
     computed, and so for the blind run.
     """
+    for name, count in (("images", images), ("exact_images", exact_images), ("shortlist", shortlist), ("folds", folds)):
+        if count < 0:
+            raise UsageError(f"{name} is {count}; 0 or more is possible")
     started, folder, prepared = time.monotonic(), Path(run), PreparedData(data)
     recipe = read_recipe(folder)
     task, part = TASKS[recipe.task], part_to_score(folder, recipe, prepared, split)

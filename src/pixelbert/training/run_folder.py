@@ -21,7 +21,7 @@ from pixelbert.model.modeling import PixelBertPreTrainedModel
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks import calibration
-from pixelbert.tasks.run import RUN_FORMAT, answers_digest, vocabulary_digest
+from pixelbert.tasks.run import RUN_FORMAT, answers_digest, vocabulary_digest, whole_recipe
 from pixelbert.tasks.task import Outcome
 from pixelbert.training.checkpoint import checkpoints
 from pixelbert.training.files import clean_leftovers, take_from_folder, write_file, write_folder
@@ -98,7 +98,11 @@ def open_run(
         raise UsageError(f"{path}: no run to resume; leave out --resume to start one")
     if resume:
         recorded = _check_same(path, recipe, prepared)
-        source = source or recorded
+        if source is not None and not _same_run(source, recorded):
+            raise UsageError(
+                f"{path}: was started from {recorded or 'no other run'}, not from {source}; leave out --from"
+            )
+        source = recorded
     elif started and checkpoints(path):
         raise UsageError(f"{path}: holds a run already; add --resume to go on with it, or choose another folder")
     elif path.exists() and not (path / "run.json").is_file() and (path.is_file() or any(path.iterdir())):
@@ -118,6 +122,11 @@ def recorded_overrides(path: Path) -> list[str]:
     return [str(one) for one in told] if isinstance(told, list) else []
 
 
+def _same_run(one: Path, other: Path | None) -> bool:
+    """Whether two paths mean one run; of one that is gone its name tells."""
+    return other is not None and (one.resolve() == other.resolve() or (not other.exists() and one.name == other.name))
+
+
 def _check_same(path: Path, recipe: Recipe, prepared: PreparedData) -> Path | None:
     """Whether a run goes on with the recipe and the data it began with; the run it started from, if any."""
     try:
@@ -125,12 +134,12 @@ def _check_same(path: Path, recipe: Recipe, prepared: PreparedData) -> Path | No
         if run.get("format", 0) > RUN_FORMAT:
             raise CheckpointError(f"{path}: a run of a newer format ({run['format']}); update pixelbert")
         fingerprint, recorded = run["data"]["fingerprint"], run.get("from")
-        saved = Recipe.model_validate(yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: a damaged run folder ({reason})") from error
+    saved = whole_recipe(path)
     old, new = _flat(saved.model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
-    for key in new:
+    for key in sorted(new, key=lambda key: key == "validation.select_on"):  # last: it follows from others
         if key not in _FREE and old.get(key) != new[key]:
             raise UsageError(
                 f"{path}: cannot resume with a changed recipe: {key} was {old.get(key)!r}, is now {new[key]!r}"

@@ -130,6 +130,8 @@ def build_parts(
 
 
 def _reopen(run: Path, recipe: Recipe) -> tuple[PixelBertProcessor, PixelBertPreTrainedModel]:
+    if not (run / "config.json").is_file():  # transformers would make one up
+        raise CheckpointError(f"{run}: half a run folder (no config.json)")
     try:
         config = PixelBertConfig.from_pretrained(run)
         check_answers(run, config)

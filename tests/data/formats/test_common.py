@@ -47,6 +47,10 @@ def test_a_file_cut_anywhere_names_byte_and_line(tmp_path_factory, cut):
         (b'{"images": ["a",\n "\xff"]}', "line 2, byte 19: not UTF-8"),
         (b"image,text\n", r"line 1, column 1 \(byte 0\): not valid JSON"),
         (b'{"images": []} trailing', "line 1, column 16"),
+        (b'{"images": [{"a": "NaN",\n "b": NaN}]}', r"line 2, column 7 \(byte 31\): not valid JSON \(NaN is no number"),
+        (b'{"images": [-Infinity]}', r"line 1, column 13 \(byte 12\): not valid JSON \(-Infinity is no number"),
+        (b'{"images": [1e3, 1e999]}', r"line 1, column 18 \(byte 17\): not valid JSON \(1e999 is no number"),
+        (b'{"images": [' + b"1" * 5000 + b"]}", "a.json: not valid JSON"),
     ],
 )
 def test_a_damaged_file(tmp_path, data, reason):
@@ -123,6 +127,8 @@ def test_a_folder_is_searched_from_the_top(tmp_path):
         find_annotations(tmp_path / "none", ("*.csv",), "thing")
 
 
-@pytest.mark.parametrize(("value", "text"), [(42, "42"), ("42", "42"), (42.0, "42"), (True, ""), (None, ""), ([], "")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(42, "42"), ("42", "42"), (42.0, "42"), (True, ""), (None, ""), ([], ""), (float("nan"), "")]
+)
 def test_ids_as_text(value, text):
     assert as_id(value) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def _json_stream(source: Path | str, on_read: OnRead | None = None) -> Iterator[
             stream.read(3)
         try:
             yield stream
-        except (ijson.JSONError, UnicodeDecodeError) as error:
+        except (ijson.JSONError, ValueError) as error:  # ValueError: not UTF-8, or a number of thousands of digits
             raise _damaged_json(source, error) from error
 
 
@@ -134,6 +135,9 @@ def _damaged_json(source: Path | str, error: Exception) -> DataError:
         try:
             text = data.decode("utf-8-sig")
             json.loads(text)
+            if found := _no_json_number(text):
+                what = f"{found[0]} is no number there"
+                return DataError(f"{source}: {_place(text, found.start())}: not valid JSON ({what})")
         except UnicodeDecodeError as wrong:
             line = data.count(b"\n", 0, wrong.start) + 1
             return DataError(f"{source}: line {line}, byte {wrong.start}: not UTF-8")
@@ -142,13 +146,27 @@ def _damaged_json(source: Path | str, error: Exception) -> DataError:
             beginning = re.fullmatch(r"[-+.\w\\\"]{0,6}", text[wrong.pos :]) and "Extra data" not in wrong.msg
             cut_off = cut_off or "Unterminated" in wrong.msg or bool(beginning)
             if not cut_off:
-                byte = len(text[: wrong.pos].encode())
-                place = f"line {wrong.lineno}, column {wrong.colno} (byte {byte})"
-                return DataError(f"{source}: {place}: not valid JSON ({wrong.msg})")
+                return DataError(f"{source}: {_place(text, wrong.pos)}: not valid JSON ({wrong.msg})")
+        except ValueError as wrong:
+            error = wrong
     if cut_off:
         return DataError(f"{source}: the JSON is cut off at byte {size} (line {lines})")
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return DataError(f"{source}: not valid JSON ({reason})")
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity|-?\d+(?:\.\d+)?[eE]\+?\d+')
+
+
+def _no_json_number(text: str) -> re.Match[str] | None:
+    """The first NaN, Infinity or number past all floats outside of strings: Python reads them, JSON has none."""
+    tokens = (token for token in _TOKEN.finditer(text) if not token[0].startswith('"'))
+    return next((token for token in tokens if not math.isfinite(float(token[0].replace("Infinity", "inf")))), None)
+
+
+def _place(text: str, position: int) -> str:
+    line, start = text.count("\n", 0, position) + 1, text.rfind("\n", 0, position) + 1
+    return f"line {line}, column {position - start + 1} (byte {len(text[:position].encode())})"
 
 
 def canonical_split(name: object) -> str:
@@ -201,9 +219,11 @@ def find_annotations(source: Path, patterns: tuple[str, ...], what: str, depth: 
 
 
 def as_id(value: object) -> str:
-    """An id as text: 42 and "42" are one id; a bool, None, list or blank is none ("")."""
+    """An id as text: 42 and "42" are one id; a bool, None, NaN, list or blank is none ("")."""
     if isinstance(value, bool) or value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, float) and not math.isfinite(value):  # NaN stands for nothing in tables
+        return ""
     return str(value).strip() if isinstance(value, (int, str, float)) else ""

@@ -7,7 +7,6 @@ of each photo; COCO names a photo's Flickr address; a Flickr30K file name begins
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelbert.data.files import open_bytes
-from pixelbert.data.formats.common import as_id, json_items, split_of_name
+from pixelbert.data.formats.common import as_id, json_items, parse_json, split_of_name
 from pixelbert.errors import DataError
 
 HELD_OUT_SPLITS = ("val", "test")
@@ -157,7 +156,7 @@ def _lines(path: str) -> list[tuple[str, str]]:
         raise DataError(f"{path}: line {line}: not UTF-8") from error
     if text.lstrip().startswith("["):
         try:
-            values: list[Any] = json.loads(text)
+            values: list[Any] = parse_json(text)
         except ValueError as error:
             raise DataError(f"{path}: not valid JSON ({error})") from error
         ids = [as_id(value) for value in values]
@@ -178,7 +177,7 @@ def coco_flickr_ids(split_file: Path | str) -> dict[str, str]:
     for place in (folder, folder / "annotations", folder.parent / "annotations"):
         for path in sorted(place.glob("captions_*2014.json*")):
             for image in json_items(path, "images.item"):
-                flickr = flickr_id_of_url(image.get("flickr_url"))
+                flickr = flickr_id_of_url(image.get("flickr_url")) if isinstance(image, dict) else ""
                 if flickr:
                     out[as_id(image.get("id"))] = flickr
         if out:

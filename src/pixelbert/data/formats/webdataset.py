@@ -7,13 +7,12 @@ So Conceptual Captions, SBU, LAION and the like. Files of one key stand together
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pixelbert.data.files import OnRead, is_url
-from pixelbert.data.formats.common import RowError, find_annotations, split_of_name
+from pixelbert.data.formats.common import RowError, find_annotations, parse_json, split_of_name
 from pixelbert.data.records import BadRow, Example, ImageRef
 from pixelbert.data.shards import COMPRESSED_TAR_SUFFIXES, Member, SliceReader, tar_members
 
@@ -90,7 +89,7 @@ def _meta(member: Member | None, reader: SliceReader) -> dict[str, Any]:
     if member is None:
         return {}
     try:
-        meta = json.loads(reader.read(member.offset, member.size))
+        meta = parse_json(reader.read(member.offset, member.size).decode("utf-8-sig"))
     except ValueError as error:
         raise RowError(f"its .json is not valid JSON ({error})") from error
     return meta if isinstance(meta, dict) else {}
