@@ -261,8 +261,7 @@ def bench(
     steps: Annotated[int, typer.Option(min=1, help="Steps to time, after one that warms up.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """Time and peak memory of a real training step at full size; or what each way of saving work brings, as ratios; or
-    the seconds from a command to its answer."""
+    """Time and memory of a real training step at full size; what saves work, as ratios; or the seconds to an answer."""
     from pixelbert.bench import run_bench
 
     if sizes == ["answer"]:
@@ -360,7 +359,7 @@ def check_attention(
     ] = None,
     photos: Annotated[int, typer.Option(min=0, help="So many pictures, the first ones; 0 takes all.")] = 0,
     method: Annotated[
-        list[str] | None, typer.Option(help="Measure this method beside plain attention. Repeatable; all.")
+        list[str] | None, typer.Option(help="Measure this method beside plain attention. Repeatable; without it, all.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -433,8 +432,8 @@ def _print_json(value: Any) -> None:
 
 def _print_figures(result: dict[str, Any]) -> None:
     """The figures of an evaluation, one a line, after a line that says of what."""
-    facts = (result["run"], result["model"], result["data"], result["split"])
-    print(f"{' '.join(facts)}: {result['images']} images, {result['texts']} texts, {result['minutes']} minutes")
+    what = f"{result['run']}, {result['model']} model, on {result['data']}, split {result['split']}"
+    print(f"{what}: {result['images']:,} images, {result['texts']:,} texts, {result['minutes']} minutes")
     for name, value in result["figures"].items():
         print(f"  {name:32} {value:8.2f}")
 

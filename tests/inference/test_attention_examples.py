@@ -43,6 +43,9 @@ def test_every_example_has_its_sheets(evaluated, task, sheets):
     assert {one["text"] for one in told} <= texts
     for one in told:
         assert len(one["sheets"]) == sheets  # two methods of one picture, or two pictures
+        assert [each["side"] for each in one["sheets"]] == (
+            ["left", "right"] if task == "image_pairs" else [""] * sheets
+        )
         for each in one["sheets"]:
             with Image.open(run / "evaluation" / "val" / each["picture"]) as picture:
                 assert picture.format == "JPEG"

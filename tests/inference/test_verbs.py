@@ -80,6 +80,7 @@ def test_timing_goes_to_stderr(runs, photos, capsys):
 
 def test_an_uncalibrated_run_says_so(runs, photos, capsys):
     assert "not calibrated" in run_verb(capsys, "match", str(runs("retrieval")[0]), photos[0], "a dog")
+    assert "not calibrated" in run_verb(capsys, "rank", str(runs("retrieval")[0]), *photos, "--text", "a dog")
 
 
 def test_a_run_that_does_not_know_says_so(runs, photos, capsys, tmp_path):

@@ -131,6 +131,18 @@ def test_matches_are_shifted_but_never_silent():
     assert found["shift"] == pytest.approx(1.5, abs=0.15) and "threshold" not in found
 
 
+def test_what_a_fit_does_not_better_stays_as_it_is_stated():
+    """Four records, of which each is told worse by a fit on the others."""
+    stated = Stated(np.array([0.1, -0.1, 0.2, -0.2]), np.array([1.0, 0.0, 0.0, 1.0]), True, True)
+    after = negative_log_likelihood(held_out_probability(stated), stated.worth)
+    assert after > negative_log_likelihood(Scale().probability(stated.log_odds), stated.worth)
+    found = calibrate(stated)
+    assert (found["temperature"], found["shift"]) == (1, 0)
+    assert (found["ece_after"], found["nll_after"]) == (found["ece_before"], found["nll_before"])
+    better = calibrate(drawn(2.0, -1.0, True))
+    assert better["temperature"] > 1.5 and better["nll_after"] < better["nll_before"]
+
+
 def test_no_file_changes_nothing(tmp_path):
     assert read_calibration(tmp_path) is None
     assert scale_of(None) == Scale(1.0, 0.0, None)

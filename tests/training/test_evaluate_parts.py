@@ -108,7 +108,9 @@ def test_parts_and_the_last_model_do_not_replace_the_figures_of_the_whole_split(
     names = {"val": whole, "val-images-2": few, "val-last": last, "val-images-3-last": both}
     assert {path.name: kept(run, path.name) for path in (run / "evaluation").iterdir()} == names
     assert RunRecord.read(run).evaluations == names
-    assert all(f"Evaluated on {name}" in (run / "report.html").read_text() for name in names)
+    page = (run / "report.html").read_text()
+    titles = ("val", "val, the first 2 pictures", "val, the first 3 pictures")
+    assert all(f"<h3>Evaluated on {title}</h3>" in page for title in titles)
     evaluate(run, data, images=4)  # all of them
     assert kept(run, "val")["images"] == 4
 

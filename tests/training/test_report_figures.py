@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pixelbert.training.report import _title
 from pixelbert.training.report.blind import Blind, blind_folder
+from pixelbert.training.report.curves import _stays_frozen
 from pixelbert.training.report.figures import chance, recall_rows
 from pixelbert.training.report.pretraining import four_ways, gain_interval, match_tile, word_bars
 from pixelbert.training.report.svg import Curve, Panel, draw, log_ticks, number, smooth, thin, ticks
@@ -201,3 +203,27 @@ def test_draw_keeps_curves_in_the_window_and_names_as_text(log: bool) -> None:
 def test_an_empty_panel_is_known_as_such() -> None:
     assert Panel("loss", [Curve("loss", [(1.0, float("nan"))])]).empty and Panel("loss", []).empty
     assert not Panel("loss", [Curve("loss", [(1.0, 0.0)])]).empty
+
+
+@pytest.mark.parametrize(
+    ("recipe", "frozen"),
+    [
+        ({}, False),
+        ({"backbone": {"frozen_stages": 2}}, False),
+        ({"backbone": {"frozen_stages": 9}}, True),
+        ({"backbone": {"frozen_stages": 9}, "phases": [{"until": 0.5}, {"frozen_stages": 9}]}, True),
+        ({"backbone": {"frozen_stages": 9}, "phases": [{"until": 0.5}, {"frozen_stages": 3}]}, False),
+    ],
+)
+def test_a_rate_is_told_of_a_cnn_that_learns_alone(recipe: dict[str, object], frozen: bool) -> None:
+    assert _stays_frozen(recipe) == frozen
+
+
+def test_an_evaluation_is_called_by_what_it_is() -> None:
+    result = {"split": "val", "images": 200, "shortlist": 20, "folds": 0, "middle_view": True}
+    assert _title("val", {**result, "middle_view": False}) == "val"
+    assert _title("val-images-200-shortlist20-middle", result) == (
+        "val, the first 200 pictures, through a shortlist of 20, each photo with its middle"
+    )
+    assert _title("test-folds1000", {"split": "test", "folds": 1000}) == "test, in folds of 1,000 pictures"
+    assert _title("older", {}) == "older"

@@ -302,6 +302,24 @@ def test_a_statement_stands_with_both_pictures_and_its_probability(tmp_path: Pat
     assert "left right Two dogs. ✕ false 80 % sure; it is true" in flat(Page(write_report(run)))
 
 
+def test_a_map_of_one_of_two_pictures_tells_which(tmp_path: Path) -> None:
+    run = make_task_run(tmp_path / "run", "image_pairs")
+    folder = run / "validation"
+    picture = sorted(path.relative_to(folder) for path in (folder / "examples").iterdir())[0]
+    sheets = [{"method": "attention layer 1", "picture": str(picture), "side": side} for side in ("left", "right")]
+    looks = [{"group": "right", "text": "two dogs", "sheets": sheets}]
+    (folder / "attention.json").write_text(json.dumps({"attention": looks}), encoding="utf-8")
+    page = Page(write_report(run)).html
+    assert "<figcaption>left picture, attention layer 1<" in page
+    assert "<figcaption>right picture, attention layer 1<" in page
+    assert "part in the pooled score" not in page
+    del sheets[1]["side"]  # as older runs wrote it
+    sheets.append({"method": "similarity", "picture": str(picture)})
+    (folder / "attention.json").write_text(json.dumps({"attention": looks}), encoding="utf-8")
+    page = Page(write_report(run)).html
+    assert "<figcaption>attention layer 1<" in page and "part in the pooled score" in page
+
+
 def test_one_picture_and_no_groups(tmp_path: Path) -> None:
     """NLVR, or statements of one's own: no consistency, no left and right."""
     run = make_task_run(tmp_path / "run", "image_pairs")

@@ -36,7 +36,9 @@ def write_attention(folder: Path, model: Any, processor: Any, records: Records) 
             continue
         left[example["group"]] -= 1
         found.append({"group": example["group"], "text": records.text(row), "sheets": []})
-        for place, photo in enumerate(_photos(model, processor, records, row)):
+        photos = _photos(model, processor, records, row)
+        sides = ("left", "right") if len(photos) == 2 else ("",)
+        for place, photo in enumerate(photos):
             for method in _methods(model):
                 name = f"examples/attention-{len(found):02}-{place}-{method.name}.jpg"
                 try:
@@ -44,7 +46,7 @@ def write_attention(folder: Path, model: Any, processor: Any, records: Records) 
                 except UsageError:
                     continue
                 (folder / name).write_bytes(drawn)
-                found[-1]["sheets"].append({"method": str(method), "picture": name})
+                found[-1]["sheets"].append({"method": str(method), "picture": name, "side": sides[place]})
     shown = [one for one in found if one["sheets"]]
     (folder / FILE).write_text(json.dumps({"attention": shown}, indent=1) + "\n", encoding="utf-8")
 

@@ -68,6 +68,8 @@ def show_ranking(ranking: Sequence[Ranked]) -> None:
     _bars([(one.name, one.probability) for one in ranking[:_MOST_ROWS]])
     if len(ranking) > _MOST_ROWS:
         _console().print(f"  [dim]and {len(ranking) - _MOST_ROWS} more[/dim]")
+    if ranking and not ranking[0].calibrated:
+        _not_calibrated()
 
 
 def show_attention(found: Attention | Sequence[Attention]) -> None:
@@ -113,7 +115,11 @@ def _cut(result: Result) -> None:
 def _remarks(result: Result) -> None:
     _cut(result)
     if not result.calibrated:
-        _console().print("  [dim]not calibrated: pixelbert evaluate RUN --data DATA does that[/dim]")
+        _not_calibrated()
+
+
+def _not_calibrated() -> None:
+    _console().print("  [dim]not calibrated: pixelbert evaluate RUN --data DATA does that[/dim]")
 
 
 def _console() -> Console:

@@ -28,6 +28,7 @@ from pixelbert.errors import CheckpointError
 FILE = "calibration.json"
 FORMAT = 1
 BINS = 15
+FEW = 50  # records; fewer say little, and whoever reads the figures is told
 RULE = "answers while one more of them is more often right than wrong on the held-out questions"
 _FOLDS = 5
 _LARGEST = 100.0  # temperature; a model whose log-odds say nothing would have none
@@ -221,10 +222,13 @@ def calibrate(stated: Stated) -> dict[str, Any]:
     """All that RUN/calibration.json says but where it was measured: scale, errors, bins, curve, threshold.
 
     `ece_before`, `nll_before`: as the model states it; `ece_after`, `nll_after`: each record under a scale fitted
-    without it (`held_out_probability`), so that the gain is not the fit's own.
+    without it (`held_out_probability`), so that the gain is not the fit's own. Where it is none, as with a handful of
+    records, what the model states stays as it is: temperature 1, no shift.
     """
     scale, plain, after = fit(stated), Scale(), held_out_probability(stated)
     before = plain.probability(stated.log_odds)
+    if negative_log_likelihood(after, stated.worth) >= negative_log_likelihood(before, stated.worth):
+        scale, after = plain, before
     bins_before, bins_after = reliability(before, stated.worth), reliability(after, stated.worth)
     result: dict[str, Any] = {
         "format": FORMAT, "records": len(stated.worth), "temperature": scale.temperature, "shift": scale.shift,

@@ -101,7 +101,8 @@ def context(record: RunRecord, blind: RunRecord | None, ended: str = "") -> dict
         "calibration": Markup(_calibration(record.path)),
         "curves": curve_groups(record, blind, part),
         **sheet(record, part),
-        "looks": looks(record),
+        "looks": (seen := looks(record)),
+        "looks_methods": {one["method"] for row in seen for one in row["sheets"]},
         "settings": recipe_settings(record),
         "weights": weight_rows(record.run.get("weights") or {}),
         "versions": record.run.get("versions") or {},
@@ -126,4 +127,17 @@ def _evaluation(split: str, result: dict[str, Any], part: Part) -> dict[str, Any
     recalls = part.recalls({**result, "figures": figures})
     tabled = r"^(?!shortlist_loss).*?(t2i|i2t)_r\d+$" if recalls else "$^"
     plain = {k: v for k, v in figures.items() if not re.search(tabled, k)}
-    return {"split": split, "result": result, "figures": plain, "recalls": recalls}
+    return {"split": split, "title": _title(split, result), "result": result, "figures": plain, "recalls": recalls}
+
+
+def _title(folder: str, result: dict[str, Any]) -> str:
+    """What was evaluated and how, from the result; the folder's name where that does not tell."""
+    if "split" not in result:
+        return folder
+    ways = [
+        f"the first {result['images']:,} pictures" if re.search(r"-images-\d", folder) else "",
+        f"through a shortlist of {result['shortlist']}" if re.search(r"-shortlist\d", folder) else "",
+        f"in folds of {result['folds']:,} pictures" if result.get("folds") else "",
+        "each photo with its middle" if result.get("middle_view") else "",
+    ]
+    return ", ".join([str(result["split"]), *(way for way in ways if way)])

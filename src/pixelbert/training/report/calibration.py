@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pixelbert.tasks.calibration import read_calibration
+from pixelbert.tasks.calibration import FEW, read_calibration
 
 Point = tuple[float, float]
 
@@ -27,6 +27,8 @@ def calibration_fragment(run: Path) -> str:
     if found is None:
         return ""
     words = [_error_told(found)]
+    if found["records"] < FEW:
+        words.append(f"These are {found['records']} records alone, from which little can be told.")
     named = [(1, "calibrated"), (2, "as stated"), (0, "as it should be")]
     charts = [_chart("How often it is right", named, reliability_svg(found))]
     if "curve" in found:
@@ -45,6 +47,11 @@ def _chart(title: str, named: Sequence[tuple[int, str]], svg: str) -> str:
 
 def _error_told(found: Mapping[str, Any]) -> str:
     shift = f" and shift {found['shift']:+.2f}" if found["shift"] else ""
+    if found["temperature"] == 1 and not shift:
+        return (
+            f"Stated and found differ by {100 * found['ece_before']:.1f} points on average (expected calibration "
+            f"error, {found['records']:,} held-out records). No temperature betters that: chances are as stated."
+        )
     return (
         f"Stated and found differ by {100 * found['ece_before']:.1f} points on average (expected calibration error, "
         f"{found['records']:,} held-out records), and by {100 * found['ece_after']:.1f} with temperature "

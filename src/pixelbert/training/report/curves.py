@@ -81,21 +81,33 @@ def loss_panels(record: RunRecord, part: Part) -> list[Panel]:
     return panels
 
 
+def _stays_frozen(recipe: dict[str, Any]) -> bool:
+    """Whether no phase trains any of the CNN; recipes write 9 for all of its stages."""
+    first = (recipe.get("backbone") or {}).get("frozen_stages", 0)
+    phases = [phase.get("frozen_stages") for phase in recipe.get("phases") or []]
+    return min(first if stages is None else stages for stages in phases or [None]) >= 9
+
+
 def machine_panels(record: RunRecord, part: Part) -> list[Panel]:
     """Learning rates, gradient norm, speed, and the share of time spent waiting for data."""
     optim, rows = record.recipe.get("optim") or {}, record.train
     cnn, text = optim.get("cnn") or {}, optim.get("text") or {}
-    rates = [("CNN", cnn.get("lr"), 1), ("encoder", text.get("lr"), 2), ("new parts", text.get("new_lr"), 3)]
+    rates = [
+        ("CNN", None if _stays_frozen(record.recipe) else cnn.get("lr"), 1),
+        ("encoder", text.get("lr"), 2),
+        ("new parts", text.get("new_lr"), 3),
+    ]
     known = [(name, rate, colour) for name, rate, colour in rates if isinstance(rate, (int, float))]
     curves = [Curve(name, _points(rows, "rate", rate), colour) for name, rate, colour in known]
     peaks = [max((y for _, y in c.points), default=0.0) for c in curves]
     spread = bool(peaks) and 0 < 30 * min(peaks) < max(peaks)
     norms = _points(rows, "grad_norm")
     clip = optim.get("clip_norm")
-    reference = [(float(clip), "clipped above")] if clip and any(y > 0.3 * clip for _, y in norms) else []
+    reference = [(float(clip), "")] if clip and any(y > 0.3 * clip for _, y in norms) else []
+    norm = f"Gradient norm, clipped above {clip:g}" if reference else "Gradient norm"
     return [
         Panel("Learning rates", curves, log=spread, zero=not spread),
-        Panel("Gradient norm", [Curve("norm", norms, 1, smoothed=True)], references=reference, zero=True),
+        Panel(norm, [Curve("norm", norms, 1, smoothed=True)], references=reference, zero=True),
         Panel(f"{part.unit.capitalize()} a second", [Curve("rate", _speed(rows), 1)], zero=True),
         Panel("Waiting for data", [Curve("share", _points(rows, "data_wait", 100.0), 1)], " %", zero=True),
     ]  # fmt: skip
