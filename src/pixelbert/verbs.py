@@ -46,7 +46,7 @@ def ask(
     allow_urls: Urls = False,
 ) -> None:
     """Answer a question about a picture, with the chance that the answer is right, or say that it is not known."""
-    _answer(run, lambda p: p.ask(image, question, top=top), "show_answer", as_json, timing, allow_urls)
+    _answer(run, lambda p: p.ask(image, question, top=top), "show_answer", as_json, timing, allow_urls, question)
 
 
 def match(
@@ -58,7 +58,7 @@ def match(
     allow_urls: Urls = False,
 ) -> None:
     """Say whether a sentence and a picture belong together."""
-    _answer(run, lambda p: p.match(image, text), "show_match", as_json, timing, allow_urls)
+    _answer(run, lambda p: p.match(image, text), "show_match", as_json, timing, allow_urls, text)
 
 
 def compare(
@@ -75,7 +75,9 @@ def compare(
     if len(images) not in (1, 2):
         raise UsageError(f"compare: {len(images)} pictures given; it takes LEFT RIGHT STATEMENT, or IMAGE STATEMENT")
     right = images[1] if len(images) == 2 else None
-    _answer(run, lambda p: p.compare(images[0], right, statement), "show_judgement", as_json, timing, allow_urls)
+    _answer(
+        run, lambda p: p.compare(images[0], right, statement), "show_judgement", as_json, timing, allow_urls, statement
+    )
 
 
 def fill(
@@ -88,7 +90,7 @@ def fill(
     allow_urls: Urls = False,
 ) -> None:
     """Fill the hidden words of a sentence about a picture; beside it what the sentence alone suggests."""
-    _answer(run, lambda p: p.fill(image, text, top=top), "show_filling", as_json, timing, allow_urls)
+    _answer(run, lambda p: p.fill(image, text, top=top), "show_filling", as_json, timing, allow_urls, text)
 
 
 def rank(
@@ -100,7 +102,7 @@ def rank(
     allow_urls: Urls = False,
 ) -> None:
     """Order pictures by how well they fit a sentence, or sentences by how well they fit a picture."""
-    _answer(run, lambda p: p.rank(images, texts), "show_ranking", as_json, timing, allow_urls)
+    _answer(run, lambda p: p.rank(images, texts), "show_ranking", as_json, timing, allow_urls, *texts)
 
 
 def attend(
@@ -127,7 +129,7 @@ def attend(
             write_png(out, predictor.attention_picture(image, sentence, word, **options))
         return found
 
-    _answer(run, call, "show_attention", as_json, timing, allow_urls)
+    _answer(run, call, "show_attention", as_json, timing, allow_urls, sentence)
     if out is not None and not as_json:
         print(f"  {out}")
 
@@ -145,9 +147,9 @@ def _no_collector() -> Iterator[None]:
 
 
 def _answer(
-    run: Path, call: Callable[[Predictor], Any], show: str, as_json: bool, timing: bool, allow_urls: bool
+    run: Path, call: Callable[[Predictor], Any], show: str, as_json: bool, timing: bool, allow_urls: bool, *texts: str
 ) -> None:
-    """Open the run, call, print; the time of each part on stderr when wanted."""
+    """Open the run, call, print, with what the model cannot read of the texts; the time of each part when wanted."""
     times = [time.perf_counter()]
     atexit.register(gc.freeze)  # the process ends: a last look through everything takes a second and frees nothing
     with _no_collector():
@@ -165,6 +167,7 @@ def _answer(
         from pixelbert.inference import shown
 
         getattr(shown, show)(result)
+        shown.show_unknown(predictor.unknown_words(*texts))
     if timing:
         parts = zip(("imports", "opening the run", "answer"), times, times[1:], strict=False)
         print("  ".join(f"{name} {end - start:.2f} s" for name, start, end in parts), file=sys.stderr)

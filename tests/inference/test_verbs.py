@@ -83,6 +83,16 @@ def test_an_uncalibrated_run_says_so(runs, photos, capsys):
     assert "not calibrated" in run_verb(capsys, "rank", str(runs("retrieval")[0]), *photos, "--text", "a dog")
 
 
+def test_words_that_the_model_cannot_read_are_told(runs, photos, capsys):
+    run = str(runs("retrieval")[0])
+    known = run_verb(capsys, "match", run, photos[0], "a dog")
+    assert "vocabulary" not in known
+    printed = run_verb(capsys, "match", run, photos[0], "a \u732b with a dog, \u732b \u732a")
+    assert "not in the run's vocabulary: \u732b, \u732a" in printed
+    assert "vocabulary" not in run_verb(capsys, "match", run, photos[0], "\u732b", "--json")
+    assert "vocabulary" not in run_verb(capsys, "fill", str(runs("pretraining")[0]), photos[0], "a [MASK] and ___")
+
+
 def test_a_run_that_does_not_know_says_so(runs, photos, capsys, tmp_path):
     import shutil
 

@@ -7,6 +7,7 @@ the pixels come from differs: from `ImageGrids`, which encodes each picture once
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ Texts = str | Sequence[str]
 
 _TEXTS_AT_ONCE = 64  # through the Transformer
 _CHUNKS = 4  # groups of like length among them
+
+_WORD = re.compile(r"[^\W_]+")
 
 
 class Predictor:
@@ -250,6 +253,13 @@ class Predictor:
             return [looking.at(place, Method(method, layer, head)) for place in places], looking
 
     # -- vectors -----------------------------------------------------------------------------------------------------
+
+    def unknown_words(self, *texts: str) -> list[str]:
+        """The words of texts, each once, that the vocabulary has no pieces for: the model reads them as [UNK]."""
+        tokenizer = self.processor.tokenizer
+        with self._lock:
+            words = dict.fromkeys(word for text in texts for word in _WORD.findall(text.replace("[MASK]", " ")))
+            return [word for word in words if tokenizer.unk_token in tokenizer.tokenize(word)]
 
     def image_vectors(self, images: Images) -> Any:
         """Pooled vectors of pictures alone, unit length: a list of floats, or a list of these."""

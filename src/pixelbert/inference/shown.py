@@ -13,6 +13,7 @@ from pixelbert.inference.answers import Answer, Attention, Filling, Guess, Judge
 _WIDTH = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _MOST_ROWS = 20
+_MOST_WORDS = 8
 
 
 def bar(probability: float, width: int = _WIDTH) -> str:
@@ -80,6 +81,13 @@ def show_attention(found: Attention | Sequence[Attention]) -> None:
         most = max(cells) * len(cells)
         photo = "" if one.to_photo is None else f", {percent(one.to_photo)} of its attention on the photo"
         console.print(Text.assemble("  ", (one.word, "bold"), f"  brightest cell {most:.1f} x even{photo}"))
+
+
+def show_unknown(words: Sequence[str]) -> None:
+    """Which words the model reads as «unknown», where there are any."""
+    if words:
+        more = f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
+        _console().print(Text(f"  not in the run's vocabulary: {', '.join(words[:_MOST_WORDS])}{more}", style="dim"))
 
 
 def _verdict(yes: bool, true: str, false: str, probability: float) -> None:
