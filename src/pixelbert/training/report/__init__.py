@@ -90,6 +90,9 @@ def context(record: RunRecord, blind: RunRecord | None, ended: str = "") -> dict
     shown, part = record.shown, part_of(record)
     lines = commands(record)
     found = [_evaluation(split, result, part) for split, result in record.evaluations.items()]
+    for evaluation in found:  # whose recalls stand in the cards above already
+        if shown is not None and shown.folder == record.path / "evaluation" / evaluation["split"]:
+            evaluation["recalls"] = []
     return {
         "part": part,
         "head": head(record, ended),
