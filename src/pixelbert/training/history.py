@@ -63,6 +63,11 @@ def fitted_on_seen(trainings: list[Training], prepared: PreparedData, recipe: Re
     return ""
 
 
+def warnings(source: Path | None, prepared: PreparedData, recipe: Recipe, kept: Records | None) -> list[str]:
+    """What to tell as a run starts: images in two splits, and fitting on what the run it begins from has seen."""
+    return [text for text in (*leaks(prepared), fitted_on_seen(before(source), prepared, recipe, kept)) if text]
+
+
 def leaks(prepared: PreparedData, split: str = "") -> list[str]:
     """The images that `prepare` found in two splits, one of them `split` where that is given."""
     told = [str(text) for text in prepared.info.get("notes", []) if str(text).startswith("LEAK")]

@@ -23,7 +23,7 @@ from pixelbert.tasks.predicting import on_device
 from pixelbert.tasks.table import TASKS
 from pixelbert.training.checkpoint import MetricsFile, load_checkpoint, restore, save_checkpoint
 from pixelbert.training.frozen_features import FrozenFeatures, frozen_features
-from pixelbert.training.history import before, fitted_on_seen, leaks
+from pixelbert.training.history import warnings
 from pixelbert.training.optimizers import build_optimizers, set_rates
 from pixelbert.training.plan import RunPlan
 from pixelbert.training.progress import StepProgress, announcement, note
@@ -90,8 +90,7 @@ def train(
             parts = build_parts(settings, kept, splits[1], run=run if checkpoint else None, from_run=folder.from_run)
             parts.calibration = calibration
             if main and checkpoint is None:
-                seen = fitted_on_seen(before(folder.from_run), prepared, settings, calibration)
-                for text in [*leaks(prepared), *([seen] if seen else [])]:
+                for text in warnings(folder.from_run, prepared, settings, calibration):
                     note(text)
             folder.write(parts)
             result = Trainer(settings, plan, run, parts, accelerator, prepared.fingerprint, attend).fit(checkpoint)

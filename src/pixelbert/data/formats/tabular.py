@@ -241,7 +241,7 @@ def _no_column(missing: tuple[str, ...], found: Iterable[str], names: Mapping[st
 def _lacking(task: str, columns: Sequence[str], names: Mapping[str, str]) -> str:
     """What to tell of a table without any column of answers or labels, "" when it has one or its task needs none."""
     missing = missing_labels(_ours(columns, names), task)
-    return f"{_no_column(missing, columns, names)}; without any, --split test takes it" if missing else ""
+    return _no_column(missing, columns, names) if missing else ""
 
 
 def _separator(source: Path, header: str, names: Mapping[str, str], given: str | None, split: str) -> str:
