@@ -257,7 +257,7 @@ def _write(
     if start < end:
         left = at[0] + draw.textlength(line[:start], font=font)
         right = at[0] + draw.textlength(line[:end], font=font)
-        draw.rounded_rectangle((left - 3, at[1] - 1, right + 3, at[1] + 22), 4, fill=(255, 214, 130))
+        draw.rounded_rectangle((left - 1, at[1] - 1, right + 1, at[1] + 22), 4, fill=(255, 214, 130))
     draw.text(at, line, fill=_INK, font=font)
 
 
