@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby, islice
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from memory_records import MemoryRecords, batches_of, random_texts
 from pixelbert.data.batches import Batch, JoinedSplits, PairOrder, Plan, StepSampler, join, loader, pad_ids
 from pixelbert.data.parts import SplitPart
+from pixelbert.data.prepare import prepare
 from pixelbert.data.records import ImageRef
 from pixelbert.errors import DataError, UsageError
 from pixelbert.tasks.matching import draw_foreign, own_keys
@@ -230,6 +232,14 @@ def test_a_photo_of_two_splits_is_known_in_both(tmp_path: Path) -> None:
     assert own_keys(both, 0) == own_keys(both, 2) == {"a dog", "the dog"}
     drawn = {draw_foreign(both, 0, np.random.default_rng(i)) for i in range(200)}
     assert drawn == {1, 3, 4}
+    for shards in (False, True):  # in shards each split has a copy of its own
+        one.image(0), one.image(1)
+        rows = [("0.png", "train", "red"), ("1.png", "train", "blue"), ("0.png", "restval", "rose")]
+        lines = (json.dumps({"image": i, "text": t, "split": s}) + "\n" for i, s, t in rows)
+        (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+        data = prepare("jsonl", [tmp_path / "rows.jsonl"], tmp_path / f"out-{shards}", shards=shards)
+        trained = join([data.split("train"), data.split("restval")])
+        assert [len(own_keys(trained, image)) for image in range(3)] == [2, 1, 2]
     part = SplitPart(both, 1, 4)
     assert [list(part.rows_of_photo(i)) for i in range(3)] == [[0, 2], [1], [0, 2]]
     assert part.image_places() == both.image_places()[1:4]

@@ -207,8 +207,16 @@ def test_a_list_that_leaves_nothing_out_is_told(sources, tools, tmp_path):
     (tmp_path / "none.txt").write_text("coco-less.jpg\n31415926\n")
     lists = [coco / "dataset_coco.json", tmp_path / "none.txt"]
     data = prepare("visual_genome", [vg], tmp_path / "out", exclude=lists)
-    told = [note for note in data.info["notes"] if "left no photo out" in note]
-    assert told == [f"--exclude {tmp_path / 'none.txt'} left no photo out"]
+    told = [note for note in data.info["notes"] if "names no photo" in note]
+    assert told == [f"--exclude {tmp_path / 'none.txt'} names no photo of this data"]
+    (tmp_path / "x").mkdir()
+    (tmp_path / "one.txt").write_text("coco-less.jpg\n139\n")
+    for name in ("two.txt", "x/one.txt"):
+        (tmp_path / name).write_text("139\n" if name == "two.txt" else "31415926\n")
+    lists = [tmp_path / name for name in ("one.txt", "two.txt", "x/one.txt")]
+    data = prepare("visual_genome", [vg], tmp_path / "again", exclude=lists)
+    told = [note for note in data.info["notes"] if "names no photo" in note]
+    assert told == [f"--exclude {tmp_path / 'x/one.txt'} names no photo of this data"]
 
 
 def test_photos_of_an_official_val_file_stay_out_of_visual_genome(photos, sources, tools, tmp_path):

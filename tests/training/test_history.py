@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pixelbert.data.prepare import prepare
+from pixelbert.data.records import PreparedData
 from pixelbert.training.evaluate import evaluate
-from pixelbert.training.history import before
+from pixelbert.training.history import before, leaks, recorded
 from pixelbert.training.loop import train
 from tiny_runs import tiny_data, tiny_recipe
 from tiny_tasks import task_recipe
@@ -45,6 +46,31 @@ def test_other_data_or_a_run_that_saw_nothing_of_it_is_no_matter(tmp_path: Path)
 def test_a_folder_that_tells_nothing_has_no_history(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{", encoding="utf-8")
     assert before(tmp_path) == before(tmp_path / "none") == before(None) == []
+
+
+def test_of_a_source_that_kept_nothing_out_no_number_is_advised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny_data(tmp_path / "data", train=15)
+    train(tiny_recipe(), data, tmp_path / "first")
+    capsys.readouterr()
+    train(tiny_recipe("itm.calibration_images=3"), data, tmp_path / "second", from_run=tmp_path / "first")
+    told = capsys.readouterr().err
+    assert "was trained on 3" in told and "itm.calibration_images=0" not in told
+
+
+@pytest.mark.parametrize("told", [[1], "x", {"a": 1}, [{"run": "x"}], None])
+def test_a_history_of_another_make_is_left_out(told: object) -> None:
+    assert recorded({"before": told}) == recorded({}) == []
+
+
+def test_only_the_splits_of_the_sentence_count(tmp_path: Path) -> None:
+    data = PreparedData(tiny_data(tmp_path))
+    data.info["notes"] = [
+        "LEAK: 1 image(s) in both train and val, for example /test/0.png", "something about test",
+        "LEAK: 1,204 image(s) of train have a copy in test-dev, for example /val/0.png and /val/1.png",
+    ]  # fmt: skip
+    assert [len(leaks(data, split)) for split in ("", "train", "val", "test-dev", "test")] == [2, 2, 1, 1, 0]
 
 
 def test_an_image_in_two_splits_is_told_when_it_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

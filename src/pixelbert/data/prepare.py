@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -220,10 +220,11 @@ class _Lists:
         note = f"Visual Genome photos that {names} holds out were left out too"
         return _Lists(given, load_exclusions([*lists, *mixed]), (note,))
 
-    def idle(self, excluded: Collection[str]) -> list[str]:
-        """A note for each of the user's lists that left no photo out."""
-        reasons = self.given.reasons_of.items()
-        return [f"--exclude {name} left no photo out" for name, own in reasons if own.isdisjoint(excluded)]
+    def idle(self) -> list[str]:
+        """A note for each of the user's lists that names no photo of the data."""
+        met = self.given.met | self.visual_genome.met
+        idle = [name for name, ids in self.given.ids_of.items() if ids.isdisjoint(met)]
+        return [f"--exclude {name} names no photo of this data" for name in idle]
 
 
 def _fill(folder: Path, job: _Job) -> dict[str, Any]:
@@ -240,7 +241,7 @@ def _fill(folder: Path, job: _Job) -> dict[str, Any]:
         split_of = split_codes(spool, rows, job.val_fraction, notes)
         good = _good_rows(spool, rows, bad, usable, split_of)
         _check_complete(job, rows, bad, _captionless(good, spool, rows, bad))
-        notes += [*_incomplete(bad), *leaks(good, spool, rows), *job.lists.idle(rows.excluded)]
+        notes += [*_incomplete(bad), *leaks(good, spool, rows), *job.lists.idle()]
         written = {SPLITS[code]: _write(folder, SPLITS[code], spool, good[code], rows, job) for code in good}
     (folder / "spool.arrow").unlink()
     if job.shards:

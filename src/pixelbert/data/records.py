@@ -192,8 +192,15 @@ class Split:
         )
 
     def image_places(self) -> list[tuple[str, int]]:
-        """File, as it is written here, and offset of every image."""
-        return list(zip(*(self._images.column(name).to_pylist() for name in ("file", "offset")), strict=True))
+        """Where every image lies: file and offset. Of a copy in shards of one's own, which each split has, what it is
+        called and its length.
+        """
+        names = ("file", "offset", "image_id", "length")
+        rows = zip(*(self._images.column(name).to_pylist() for name in names), strict=True)
+        return [
+            (file, offset) if "://" in file or os.path.isabs(file) else (name, length)
+            for file, offset, name, length in rows
+        ]
 
     def rows_of_photo(self, image: int) -> tuple[int, ...]:
         """The image's row alone: no photo stands twice in a split."""

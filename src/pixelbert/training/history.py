@@ -13,6 +13,9 @@ from pixelbert.data.batches import Records
 from pixelbert.data.records import PreparedData
 from pixelbert.recipes.schema import Recipe
 
+_LEAK = re.compile(r"LEAK: \S+ image\(s\) (?:in both|of) (\S+) (?:and|have a copy in) (\S+), for example ")
+
+_FIELDS = {"run", "fingerprint", "kept_out", "train_splits", "val_split", "held_out_images"}
 Training = dict[str, Any]  # of one run: run, fingerprint, train_splits, val_split, held_out_images, kept_out
 
 
@@ -27,10 +30,17 @@ def before(source: Path | None) -> list[Training]:
             "run": str(source), "fingerprint": facts["data"]["fingerprint"], "kept_out": facts.get("kept_out"),
             **{name: recipe["data"][name] for name in ("train_splits", "val_split", "held_out_images")},
         }  # fmt: skip
-        earlier = facts.get("before") or []
+        earlier = recorded(facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return []
     return [own, *earlier]
+
+
+def recorded(facts: dict[str, Any]) -> list[Training]:
+    """The earlier trainings that a run.json tells; what is of another make is left out."""
+    told = facts.get("before")
+    rows = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+    return [one for one in rows if one.keys() >= _FIELDS and isinstance(one["train_splits"], list)]
 
 
 def seen_before(trainings: list[Training], prepared: PreparedData, split: str, images: int) -> str:
@@ -56,10 +66,11 @@ def fitted_on_seen(trainings: list[Training], prepared: PreparedData, recipe: Re
         if one["fingerprint"] != prepared.fingerprint or first != own[:1] or one["kept_out"] is None:
             continue
         if (left := kept.num_images - one["kept_out"]) > 0:
-            return (
+            told = (
                 f"matches will be fitted on {kept.num_images:,} images kept out, of which {one['run']} was trained on"
-                f" {left:,}; itm.calibration_images={one['kept_out']} takes those alone that it kept out too"
             )
+            advice = f"; itm.calibration_images={one['kept_out']} takes those alone that it kept out too"
+            return f"{told} {left:,}{advice if one['kept_out'] > 1 else ''}"
     return ""
 
 
@@ -70,6 +81,8 @@ def warnings(source: Path | None, prepared: PreparedData, recipe: Recipe, kept: 
 
 def leaks(prepared: PreparedData, split: str = "") -> list[str]:
     """The images that `prepare` found in two splits, one of them `split` where that is given."""
-    told = [str(text) for text in prepared.info.get("notes", []) if str(text).startswith("LEAK")]
+    told = {str(text): _LEAK.match(str(text)) for text in prepared.info.get("notes", [])}
     name = prepared.own_name(split)
-    return [f"{prepared.folder}: {text}" for text in told if not split or re.search(rf"\b{re.escape(name)}\b", text)]
+    return [
+        f"{prepared.folder}: {text}" for text, found in told.items() if found and (not split or name in found.groups())
+    ]

@@ -275,9 +275,11 @@ class Trainer:
     def _restore(self, step: int, state: dict[str, Any]) -> int:
         self.validator.best = restore(self.run, step, state, self.model, self.optimizers)
         if self.main and self.validator.best is not None and not (self.run / "model.safetensors").is_file():
-            note(f"{self.run}: its best model is gone; the model of step {step:,} takes its place")
+            done = step == self.plan.steps
+            whose = f"the model of step {step:,}" if done else "the next validation's"
+            note(f"{self.run}: its best model is gone; {whose} takes its place")
             self.validator.best = None
-            if step == self.plan.steps:
+            if done:
                 self.validator.keep(0.0)
         return step
 

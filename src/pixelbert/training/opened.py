@@ -17,7 +17,7 @@ from pixelbert.tasks.run import find_device, load_run, put_on_device, read_facts
 from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Scoring, Task
 from pixelbert.training.frozen_features import scoring_encoder
-from pixelbert.training.history import seen_before
+from pixelbert.training.history import recorded, seen_before
 from pixelbert.training.setup import open_splits
 
 
@@ -52,7 +52,7 @@ def part_to_score(run: Path, recipe: Recipe, prepared: PreparedData, split: str)
     val, trained = recipe.data.val_split, recipe.data.train_splits
     same = (read_facts(run).get("data") or {}).get("fingerprint") == prepared.fingerprint
     part = replace(part, is_val=same and part.split == prepared.own_name(val))
-    earlier = read_facts(run).get("before") or []
+    earlier = recorded(read_facts(run))
     if part.split not in [prepared.own_name(name) for name in trained]:
         return replace(part, note=seen_before(earlier, prepared, part.split, part.records.num_images))
     if not same:

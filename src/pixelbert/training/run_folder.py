@@ -102,7 +102,7 @@ def open_run(
             raise UsageError(
                 f"{path}: was started from {recorded or 'no other run'}, not from {source}; leave out --from"
             )
-        source = recorded
+        source = source or recorded
     elif started and checkpoints(path):
         raise UsageError(f"{path}: holds a run already; add --resume to go on with it, or choose another folder")
     elif path.exists() and not (path / "run.json").is_file() and (path.is_file() or any(path.iterdir())):

@@ -21,7 +21,7 @@ def stop_requests() -> Iterator[list[int]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        os.write(2, b"\nstopping after this step and its checkpoint (once more: at once)\n")
+        os.write(2, b"\nstopping after this step and its checkpoint, or between features (once more: at once)\n")
 
     old = {}
     try:

@@ -43,6 +43,7 @@ KARPATHY_FLICKR = '{"images": [{"filename": "36979.jpg", "split": "train"}]}'
         ("flickr:", "flickr30k-images/36979.jpg\n5", [], ["36979", "5"]),
         ("", "000000000042.jpg\nval2017/000000000043.jpg\n000000000044\n", ["42", "43", "44"], []),
         ("", "42,val\n36979.jpg,test\n", ["42"], ["42", "36979"]),
+        ("", "01\n", ["1"], ["01"]),
     ],
 )  # fmt: skip
 def test_a_photo_is_named_in_many_ways(tmp_path, prefix, content, coco, flickr):
@@ -50,6 +51,12 @@ def test_a_photo_is_named_in_many_ways(tmp_path, prefix, content, coco, flickr):
     lists = load_exclusions([f"{prefix}{tmp_path / 'list'}"])
     assert (list(lists.coco_ids), list(lists.flickr_ids), lists.image_ids) == (coco, flickr, {})
     assert lists.reason(coco_id="", flickr_id="") == ""
+
+
+def test_a_comma_may_stand_in_a_name_of_ones_own(tmp_path):
+    (tmp_path / "list").write_text("5,dogs.jpg\nmy photo.jpg\n")
+    lists = load_exclusions([tmp_path / "list"])
+    assert list(lists.image_ids) == ["5,dogs.jpg", "my photo.jpg"] and not lists.coco_ids and not lists.flickr_ids
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pixelbert.data.files import open_bytes
-from pixelbert.data.formats.common import as_id, json_items, parse_json, split_of_name
+from pixelbert.data.formats.common import as_id, json_items, known_split, parse_json, split_of_name
 from pixelbert.errors import DataError
 
 HELD_OUT_SPLITS = ("val", "test")
+_KINDS = ("coco", "flickr", "image")
 _COCO_NAME = re.compile(r"COCO_(?:train|val|test)\d{4}_0*(\d+)")
-_COCO_2017_NAME = re.compile(r"(?:.*/)?0+(\d+)(?:\.\w+)?$")  # no Flickr id begins with 0
+_COCO_2017_NAME = re.compile(r"(?:.*/)?(?=0\d{11}(?:\.|$))0+(\d+)(?:\.\w+)?$")  # no Flickr id begins with 0
 _NUMBERED = re.compile(r"(?:.*/)?0*(\d+)(?:\.\w+)?$")
 _FLICKR_NAME = re.compile(r"(?:.*/)?(\d+)(?:_[0-9a-z]+)*\.jpe?g$", re.IGNORECASE)
 
@@ -28,28 +29,32 @@ _FLICKR_NAME = re.compile(r"(?:.*/)?(\d+)(?:_[0-9a-z]+)*\.jpe?g$", re.IGNORECASE
 class Exclusions:
     """Photo ids to leave out, each with the reason that is told: {id: "COCO val"}.
 
-    reasons_of: for each list, the reasons that it gives.
+    ids_of: for each list what it names, as (kind of id, id). met: all that photos were found by.
     """
 
     coco_ids: dict[str, str] = field(default_factory=dict)
     flickr_ids: dict[str, str] = field(default_factory=dict)
     image_ids: dict[str, str] = field(default_factory=dict)
-    reasons_of: dict[str, set[str]] = field(default_factory=dict)
+    ids_of: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    met: set[tuple[str, str]] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         return bool(self.coco_ids or self.flickr_ids or self.image_ids)
 
     def reason(self, *, coco_id: str = "", flickr_id: str = "", image_id: str = "") -> str:
         """Why the photo with these ids is left out, "" when it may stay."""
-        return self.coco_ids.get(coco_id, "") or self.flickr_ids.get(flickr_id, "") or self.image_ids.get(image_id, "")
+        kinds = ((coco_id, self.coco_ids), (flickr_id, self.flickr_ids), (image_id, self.image_ids))
+        found = [(kind, identity) for kind, (identity, ids) in zip(_KINDS, kinds, strict=True) if identity in ids]
+        self.met.update(found)
+        return next((ids[identity] for identity, ids in kinds if identity in ids), "")
 
     def add(self, name: str, other: Exclusions) -> None:
         """Take over what the list of this name gives; reasons that were there stay."""
         self.coco_ids = other.coco_ids | self.coco_ids
         self.flickr_ids = other.flickr_ids | self.flickr_ids
         self.image_ids = other.image_ids | self.image_ids
-        found = {*other.coco_ids.values(), *other.flickr_ids.values(), *other.image_ids.values()}
-        self.reasons_of.setdefault(name, set()).update(found)
+        named = zip(_KINDS, (other.coco_ids, other.flickr_ids, other.image_ids), strict=True)
+        self.ids_of.setdefault(name, set()).update((kind, identity) for kind, ids in named for identity in ids)
 
 
 def load_exclusions(lists: Iterable[Path | str]) -> Exclusions:
@@ -122,7 +127,7 @@ def _add_plain(out: Exclusions, path: str, kind: str) -> None:
     if not lines:
         raise DataError(f"{path}: the exclusion list is empty")
     for place, line in lines:
-        coco, flickr = ("", "") if kind == "image" else _ids_of(re.split(r"[\s,;]+", line)[0], kind)
+        coco, flickr = ("", "") if kind == "image" else _ids_of(_first_word(line, kind), kind)
         if kind in ("coco", "flickr") and not (coco or flickr):
             what = {"coco": "COCO", "flickr": "Flickr"}[kind]
             raise DataError(f"{path}: {place}: '{line}' names no {what} photo, by number or file name")
@@ -142,7 +147,15 @@ def _ids_of(word: str, kind: str) -> tuple[str, str]:
         return (coco.group(1) if coco else ""), ""
     if flickr:
         return "", flickr.group(1)
-    return (word if word.isdecimal() and not kind else ""), (word if word.isdecimal() else "")
+    return (word.lstrip("0") or "0" if word.isdecimal() and not kind else ""), (word if word.isdecimal() else "")
+
+
+def _first_word(line: str, kind: str) -> str:
+    """What names the photo: the first field of a line. Without a prefix a comma may be part of a file's own name, but
+    not where a split stands behind it.
+    """
+    first, _, rest = re.sub(r"[\s,;]+", " ", line).partition(" ")
+    return first if kind or not rest or known_split(rest.split()[0]) else line.split()[0]
 
 
 def _lines(path: str) -> list[tuple[str, str]]:
