@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
-from pixelbert.data.files import is_url
+from pixelbert.data.files import file_size, is_url
 from pixelbert.data.records import ImageRef
 from pixelbert.data.tables import Ints
 from pixelbert.errors import DataError
@@ -45,10 +44,7 @@ def _size(ref: ImageRef) -> int:
     """In bytes, -1 where it is not known."""
     if is_url(ref.file):
         return -1
-    try:
-        return ref.length if ref.offset >= 0 else os.path.getsize(ref.file)
-    except OSError:
-        return -1
+    return ref.length if ref.offset >= 0 else file_size(ref.file)
 
 
 def _probe(ref: ImageRef) -> tuple[int, bytes]:

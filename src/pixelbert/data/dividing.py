@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from pixelbert.data.records import SPLITS, TEST_SPLITS, ImageRef
 from pixelbert.data.spool import Spool
 from pixelbert.data.tables import Ints
 
+# The sentences of `leaks`, and the two splits that each names.
+LEAK = re.compile(r"LEAK: \S+ image\(s\) (?:in both|of) (\S+) (?:and|have a copy in) (\S+), for example ")
 _TRAIN, _VAL = SPLITS.index("train"), SPLITS.index("val")
 
 

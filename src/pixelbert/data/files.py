@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,14 @@ OnRead = Callable[[int], None]
 def is_url(name: str | Path) -> bool:
     """True for s3://..., https://... and the like."""
     return re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+://", str(name)) is not None
+
+
+def file_size(path: str) -> int:
+    """In bytes; -1 of a file that is not there, such as an image that was not looked for."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1
 
 
 class _Source(io.RawIOBase):

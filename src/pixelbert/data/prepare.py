@@ -24,7 +24,7 @@ from pixelbert.data.badrows import BadRows, as_listed
 from pixelbert.data.checks import CHECKS, check_all
 from pixelbert.data.collect import AUTO, HELD_OUT, Collector
 from pixelbert.data.dividing import leaks, split_codes
-from pixelbert.data.files import is_url
+from pixelbert.data.files import file_size, is_url
 from pixelbert.data.formats.common import split_of_name
 from pixelbert.data.formats.exclusion import Exclusions, load_exclusions
 from pixelbert.data.images import ImageLimits
@@ -109,9 +109,7 @@ def prepare(
         raise UsageError(f"{out}: prepared data is written to a local folder; copy it to its URL afterwards")
     if check_images not in CHECKS:
         raise UsageError(f"check_images is '{check_images}'; {nearest(check_images, CHECKS)}")
-    for path in (out, *images, *([sources] if isinstance(sources, (str, Path)) else sources)):
-        if not _is_utf8(str(path)):
-            raise DataError(f"{path!r}: the name is not UTF-8, which tables of paths need; rename it")
+    _check_utf8(out)
     out = Path(out)
     job = _job(format, sources, images, split, exclude, val_fraction, max_bad, merge_restval=merge_restval,
                columns=columns, delimiter=delimiter, image_data=image_data, image_map=image_map)  # fmt: skip
@@ -168,6 +166,8 @@ def _job(
 ) -> _Job:
     if not 0.0 <= val_fraction < 1.0:
         raise UsageError(f"val_fraction is {val_fraction}, expected a share from 0 to below 1")
+    sources = [sources] if isinstance(sources, (str, Path)) else sources
+    _check_utf8(*images, *sources)
     items = parse_sources(format, sources, split, reader)
     for name, value in {**reader, "split": split, "exclude": exclude}.items():
         if value and not any(name in item.format.options for item in items):
@@ -188,11 +188,12 @@ def _check_apart(job: _Job, out: Path) -> None:
             raise UsageError(f"{out}: --out and the source {source} lie in each other; choose another place")
 
 
-def _is_utf8(name: str) -> bool:
-    try:
-        return bool(name.encode()) or not name
-    except UnicodeEncodeError:  # Python's stand-ins for bytes that are none
-        return False
+def _check_utf8(*paths: str | Path) -> None:
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:  # Python's stand-ins for bytes that are none
+            raise DataError(f"{path!r}: the name is not UTF-8, which tables of paths need; rename it") from error
 
 
 def _holds_out(item: SourceItem) -> bool:
@@ -388,7 +389,7 @@ def _write(folder: Path, name: str, spool: Spool, chosen: Ints, rows: Collector,
         if not is_url(ref.file):
             path = os.path.abspath(ref.file)
             inside = path.startswith(str(folder) + os.sep)
-            length = ref.length if ref.offset >= 0 else _file_size(path)
+            length = ref.length if ref.offset >= 0 else file_size(path)
             ref = ImageRef(os.path.relpath(path, folder) if inside else path, ref.offset, length)
         progress.advance(1)
         return ref
@@ -398,13 +399,6 @@ def _write(folder: Path, name: str, spool: Spool, chosen: Ints, rows: Collector,
     if writer is not None:
         writer.close()
     return written
-
-
-def _file_size(path: str) -> int:
-    try:
-        return os.path.getsize(path)
-    except OSError:  # an image that was not looked for (--check-images none)
-        return -1
 
 
 def _describe(

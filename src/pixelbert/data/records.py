@@ -240,11 +240,13 @@ class PreparedData:
             with open_raw(path) as stream:
                 self.info: dict[str, Any] = json.loads(stream.read())
             version, _ = self.info["format"], (self.info["task"], self.info["fingerprint"])
-            for name, kind in (("format", int), ("splits", dict), ("bad_rows", dict)):
-                if not isinstance(self.info.get(name, kind()), kind):
-                    raise TypeError(f"{name} is {self.info[name]!r}")
-            self.info["splits"].items()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            for name, value, kind in (
+                ("format", version, int), ("splits", self.info["splits"], dict),
+                ("bad_rows", self.info.get("bad_rows", {}), dict),
+            ):  # fmt: skip
+                if not isinstance(value, kind):
+                    raise TypeError(f"{name} is {value!r}")
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: damaged ({error}); run pixelbert prepare again") from error
         if version > FORMAT_VERSION:
             raise DataError(f"{path}: written by a newer pixelbert (format {version}); update pixelbert")

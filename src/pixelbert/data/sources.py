@@ -41,7 +41,7 @@ class SourceItem:
 
 
 def parse_sources(
-    format: str, sources: Sequence[str | Path] | str | Path, split: str | None, reader: Mapping[str, Any] | None = None
+    format: str, sources: Sequence[str | Path], split: str | None, reader: Mapping[str, Any] | None = None
 ) -> list[SourceItem]:
     """The files behind FORMAT SOURCE..., folders searched.
 
@@ -49,8 +49,6 @@ def parse_sources(
     Raises UsageError for an unknown format or split, with the nearest name, and DataError for a source that does not
     exist or is for another task than those before it.
     """
-    if isinstance(sources, (str, Path)):
-        sources = [sources]
     if not sources:
         raise UsageError("no SOURCE given")
     split = option_split(split)

@@ -252,14 +252,14 @@ class Predictor:
             places = [i for i, w in enumerate(looking.sentence.words) if w.pieces] if word is None else [word]
             return [looking.at(place, Method(method, layer, head)) for place in places], looking
 
-    # -- vectors -----------------------------------------------------------------------------------------------------
-
     def unknown_words(self, *texts: str) -> list[str]:
         """The words of texts, each once, that the vocabulary has no pieces for: the model reads them as [UNK]."""
         tokenizer = self.processor.tokenizer
         with self._lock:
             words = dict.fromkeys(word for text in texts for word in _WORD.findall(text.replace("[MASK]", " ")))
             return [word for word in words if tokenizer.unk_token in tokenizer.tokenize(word)]
+
+    # -- vectors -----------------------------------------------------------------------------------------------------
 
     def image_vectors(self, images: Images) -> Any:
         """Pooled vectors of pictures alone, unit length: a list of floats, or a list of these."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pixelbert.data.batches import Records
+from pixelbert.data.dividing import LEAK
 from pixelbert.data.records import PreparedData
 from pixelbert.recipes.schema import Recipe
-
-_LEAK = re.compile(r"LEAK: \S+ image\(s\) (?:in both|of) (\S+) (?:and|have a copy in) (\S+), for example ")
 
 _FIELDS = {"run", "fingerprint", "kept_out", "train_splits", "val_split", "held_out_images"}
 Training = dict[str, Any]  # of one run: run, fingerprint, train_splits, val_split, held_out_images, kept_out
@@ -81,7 +79,7 @@ def warnings(source: Path | None, prepared: PreparedData, recipe: Recipe, kept: 
 
 def leaks(prepared: PreparedData, split: str = "") -> list[str]:
     """The images that `prepare` found in two splits, one of them `split` where that is given."""
-    told = {str(text): _LEAK.match(str(text)) for text in prepared.info.get("notes", [])}
+    told = {str(text): LEAK.match(str(text)) for text in prepared.info.get("notes", [])}
     name = prepared.own_name(split)
     return [
         f"{prepared.folder}: {text}" for text, found in told.items() if found and (not split or name in found.groups())

@@ -18,7 +18,6 @@ from pixelbert.data.formats.common import as_id, json_items, known_split, parse_
 from pixelbert.errors import DataError
 
 HELD_OUT_SPLITS = ("val", "test")
-_KINDS = ("coco", "flickr", "image")
 _COCO_NAME = re.compile(r"COCO_(?:train|val|test)\d{4}_0*(\d+)")
 _COCO_2017_NAME = re.compile(r"(?:.*/)?(?=0\d{11}(?:\.|$))0+(\d+)(?:\.\w+)?$")  # no Flickr id begins with 0
 _NUMBERED = re.compile(r"(?:.*/)?0*(\d+)(?:\.\w+)?$")
@@ -43,18 +42,22 @@ class Exclusions:
 
     def reason(self, *, coco_id: str = "", flickr_id: str = "", image_id: str = "") -> str:
         """Why the photo with these ids is left out, "" when it may stay."""
-        kinds = ((coco_id, self.coco_ids), (flickr_id, self.flickr_ids), (image_id, self.image_ids))
-        found = [(kind, identity) for kind, (identity, ids) in zip(_KINDS, kinds, strict=True) if identity in ids]
+        named, of_kind = {"coco": coco_id, "flickr": flickr_id, "image": image_id}, self.of_kind()
+        found = [(kind, identity) for kind, identity in named.items() if identity in of_kind[kind]]
         self.met.update(found)
-        return next((ids[identity] for identity, ids in kinds if identity in ids), "")
+        return next((of_kind[kind][identity] for kind, identity in found), "")
+
+    def of_kind(self) -> dict[str, dict[str, str]]:
+        """The three tables of ids, by what a prefix calls them."""
+        return {"coco": self.coco_ids, "flickr": self.flickr_ids, "image": self.image_ids}
 
     def add(self, name: str, other: Exclusions) -> None:
         """Take over what the list of this name gives; reasons that were there stay."""
         self.coco_ids = other.coco_ids | self.coco_ids
         self.flickr_ids = other.flickr_ids | self.flickr_ids
         self.image_ids = other.image_ids | self.image_ids
-        named = zip(_KINDS, (other.coco_ids, other.flickr_ids, other.image_ids), strict=True)
-        self.ids_of.setdefault(name, set()).update((kind, identity) for kind, ids in named for identity in ids)
+        named = {(kind, identity) for kind, ids in other.of_kind().items() for identity in ids}
+        self.ids_of.setdefault(name, set()).update(named)
 
 
 def load_exclusions(lists: Iterable[Path | str]) -> Exclusions:
@@ -77,7 +80,7 @@ def load_exclusions(lists: Iterable[Path | str]) -> Exclusions:
         found = Exclusions()
         if _is_karpathy(path):
             _add_karpathy(found, path)
-            if kind == "image" or (kind and not (found.coco_ids if kind == "coco" else found.flickr_ids)):
+            if kind and not found.of_kind()[kind]:
                 raise DataError(f"{path}: a split file that names no photo by the ids that '{kind}:' says")
         else:
             _add_plain(found, path, kind)
