@@ -62,6 +62,10 @@ def no_vocabulary(run):
         (run / name).unlink()
 
 
+def set_field(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
 def another_vocabulary(run):
     """As long as the run's own, two of its words changed places."""
     processor = PixelBertProcessor.from_pretrained(run)
@@ -89,6 +93,10 @@ def another_vocabulary(run):
         (no_vocabulary, "half a run folder .no tokenizer.json"),
         (another_vocabulary, "its tokenizer has the vocabulary of another model"),
         (lambda run: (run / "calibration.json").write_text("{"), "calibration.json: damaged"),
+        (
+            lambda run: set_field(run / "tokenizer_config.json", model_max_length="x"),
+            "model_max_length is 'x', no whole",
+        ),
     ],
 )
 def test_folders_that_cannot_be_opened(runs, tmp_path, change, match):

@@ -230,3 +230,9 @@ def test_a_val_split_by_another_name_is_held_out_from_training_too(data):
     same = [open_splits(prepared, task_recipe("question_answering", *changes)) for changes in (BOTH, names)]
     ids = [[split.record_id(r) for r in range(split.num_records)] for pair in same for split in pair]
     assert ids[0] == ids[2] and ids[1] == ids[3] and not set(ids[0]) & set(ids[1])
+
+
+@pytest.mark.parametrize("name", ["images", "exact_images", "shortlist", "folds"])
+def test_a_count_below_nothing_is_wrong_usage(tmp_path, name):
+    with pytest.raises(UsageError, match=f"{name} is -1; 0 or more"):
+        evaluate(tmp_path / "run", tmp_path / "data", **{name: -1})
