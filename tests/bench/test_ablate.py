@@ -44,6 +44,20 @@ def test_the_table_shows_means_and_spread_beside_the_paper() -> None:
     other = one | {"vqa_score": 54.0}
     text = table(AblationResult({5: {0: one, 1: other}}))
     assert "| 5 | MLM + ITM, random pixels | 71.3 / **52.0** ± 2.8 | 75.7 / **10.0** ± 0.0 |" in text
+    assert "the paper finds" not in text.lower() and "held-out" not in text  # nothing to say, no empty table
+
+
+def test_the_table_tells_what_the_pretraining_came_to_and_what_holds() -> None:
+    one = {"vqa_score": 50.0, "i2t_r1": 10.0, "t2i_r1": 20.0, "accuracy": 60.0}
+    learnt = {"itm_accuracy": 61.0, "mlm_accuracy": 70.0, "mlm_gain_shuffled": 2.0}
+    claim = {"claim": "pretraining helps (5 over 1)", "rows": [5, 1], "difference": -5.8, "standard_error": 1.3}
+    claims = [claim | {"figure": "vqa_score", "verdict": "fails"}, claim | {"figure": "accuracy", "verdict": "tie"}]
+    pretraining = {2: {0: learnt}, 3: {0: learnt}, 5: {0: learnt, 1: learnt | {"itm_accuracy": 63.0}}}
+    lines = table(AblationResult({row: {0: one} for row in (1, 2, 3, 5)}, pretraining, claims)).splitlines()
+    assert "| 2 | ITM | **61.0** |  |  |" in lines  # no word was learnt there
+    assert "| 3 | MLM |  | **70.0** | **2.0** |" in lines
+    assert "| 5 | MLM + ITM, random pixels | **62.0** ± 1.4 | **70.0** ± 0.0 | **2.0** ± 0.0 |" in lines
+    assert "| pretraining helps (5 over 1) | 5 - 1 | -5.8 (1.3) fails |  |  | -5.8 (1.3) tie |" in lines
 
 
 def tiny(tmp_path: Path) -> Ablation:
@@ -82,6 +96,7 @@ def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.
         "row-5/seed-0/pretraining", "row-5/seed-0/vqa", "row-5/seed-0/retrieval", "row-5/seed-0/nlvr2",
     ]  # fmt: skip
     kept = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert set(kept["pretraining"]) == {"5"} and set(kept["pretraining"]["5"]["0"]) == set(module._OF_PRETRAINING)
     assert set(kept["figures"]) == {"1", "5"} and result.figures[5][0].keys() == {
         "vqa_score", "i2t_r1", "t2i_r1", "accuracy",
     }  # fmt: skip

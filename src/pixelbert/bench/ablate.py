@@ -62,6 +62,11 @@ ROWS = (
 COLUMNS = ("VQA", "TR R@1", "IR R@1", "NLVR2")
 _FIGURES = {"vqa": ("vqa_score",), "retrieval": ("i2t_r1", "t2i_r1"), "nlvr2": ("accuracy",)}
 _TASKS = ("vqa", "retrieval", "nlvr2")
+_OF_PRETRAINING = {
+    "itm_accuracy": "matches right",
+    "mlm_accuracy": "masked words right",
+    "mlm_gain_shuffled": "more than with another picture",
+}
 
 #: What the paper finds, as (name, better row, worse rows).
 CLAIMS = (
@@ -99,9 +104,14 @@ class Ablation:
 
 @dataclass
 class AblationResult:
-    """figures[row][seed][name] in percent; claims: what holds, fails or is a tie; table: Markdown."""
+    """figures[row][seed][name] in percent; claims: what holds, fails or is a tie; table: Markdown.
+
+    pretraining[row][seed][name]: what the pretraining itself came to on its held-out images. Whether a row has learnt
+    to look at the picture at all stands there, and that is what explains the rest.
+    """
 
     figures: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
+    pretraining: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
     claims: list[dict[str, Any]] = field(default_factory=list)
     table: str = ""
 
@@ -244,8 +254,10 @@ def _run(recipe: Recipe, data: str, run: Path, start: Path | None, names: Sequen
 
 def _finish(out: Path, asked: Ablation, result: AblationResult) -> None:
     result.claims = claims(out, result.figures)
+    result.pretraining = pretraining_figures(out, result.figures)
     result.table = table(result)
-    content = {"asked": asdict(asked), "figures": result.figures, "claims": result.claims}
+    content = {"asked": asdict(asked), "figures": result.figures, "pretraining": result.pretraining,
+               "claims": result.claims}  # fmt: skip
     _write(out / "ablation.json", content)
     from pixelbert.training.files import write_file
 
@@ -312,30 +324,76 @@ def claims(out: Path, figures: Mapping[int, Mapping[int, Mapping[str, float]]]) 
     return judged
 
 
+def pretraining_figures(
+    out: Path, figures: Mapping[int, Mapping[int, Mapping[str, float]]]
+) -> dict[int, dict[int, dict[str, float]]]:
+    """[row][seed][name], percent: the last validation of each finished row's pretraining."""
+    from pixelbert.training.checkpoint import last_figures
+
+    found: dict[int, dict[int, dict[str, float]]] = {}
+    for row in ROWS:
+        for seed in figures.get(row.number, {}) if row.pretrained else ():
+            last = last_figures(out / f"row-{row.number}" / f"seed-{seed}" / "pretraining" / "metrics.jsonl")
+            if all(name in last for name in _OF_PRETRAINING):
+                found.setdefault(row.number, {})[seed] = {name: round(last[name], 2) for name in _OF_PRETRAINING}
+    return found
+
+
 def _by_seed(out: Path, row: int, task: str, name: str, seeds: Mapping[int, Any]) -> dict[int, dict[str, float]]:
     return {seed: record_scores(out / f"row-{row}" / f"seed-{seed}" / task, name) for seed in seeds}
 
 
 def table(result: AblationResult) -> str:
     """Markdown: the paper's figures beside ours, mean and spread (standard deviation) over seeds."""
-    lines = [
-        "| # | pretraining | " + " | ".join(f"{c} paper / ours" for c in COLUMNS) + " |",
-        "|---|---|" + "---|" * len(COLUMNS),
-    ]
+    lines = _header("#", "pretraining", *(f"{column} paper / ours" for column in COLUMNS))
     for row in ROWS:
         if row.number not in result.figures:
             continue
-        cells = []
-        for name, paper in zip(_names(), row.paper, strict=True):
-            values = [figures[name] for figures in result.figures[row.number].values()]
-            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append(f"{paper:.1f} / **{np.mean(values):.1f}**{spread}")
-        lines.append(f"| {row.number} | {row.label} | " + " | ".join(cells) + " |")
-    lines.append("")
-    for claim in result.claims:
-        better, worse = claim["rows"]
-        lines.append(
-            f"- {claim['claim']}, {claim['figure']}: row {better} minus row {worse} is {claim['difference']:+.1f} "
-            f"(standard error {claim['standard_error']:.1f}): {claim['verdict']}"
-        )
-    return "\n".join(lines) + "\n"
+        seeds = result.figures[row.number].values()
+        cells = [
+            f"{paper:.1f} / {_mean_and_spread([figures[name] for figures in seeds])}"
+            for name, paper in zip(_names(), row.paper, strict=True)
+        ]
+        lines.append(_line(str(row.number), row.label, *cells))
+    return "\n".join([*lines, *_pretraining_table(result), *_claims_table(result)]) + "\n"
+
+
+def _pretraining_table(result: AblationResult) -> list[str]:
+    rows = [row for row in ROWS if result.pretraining.get(row.number)]
+    lines = ["", "What the pretraining itself came to, on held-out images:", ""]
+    lines += _header("#", "pretraining", *_OF_PRETRAINING.values())
+    for row in rows:
+        seeds = result.pretraining[row.number].values()
+        cells = [
+            _mean_and_spread([figures[name] for figures in seeds]) if (row.itm if "itm" in name else row.mlm) else ""
+            for name in _OF_PRETRAINING
+        ]
+        lines.append(_line(str(row.number), row.label, *cells))
+    return lines if rows else []
+
+
+def _claims_table(result: AblationResult) -> list[str]:
+    """A line for each pair of rows: the difference, its standard error and the verdict for each figure."""
+    pairs: dict[tuple[str, int, int], dict[str, str]] = {}
+    for judged in result.claims:
+        better, worse = judged["rows"]
+        cell = f"{judged['difference']:+.1f} ({judged['standard_error']:.1f}) {judged['verdict']}"
+        pairs.setdefault((judged["claim"], better, worse), {})[judged["figure"]] = cell
+    lines = ["", "What the paper finds; our difference, its standard error, and within two of them a tie:", ""]
+    lines += _header("the paper finds", "rows", *COLUMNS)
+    for (claim, better, worse), cells in pairs.items():
+        lines.append(_line(claim, f"{better} - {worse}", *(cells.get(name, "") for name in _names())))
+    return lines if pairs else []
+
+
+def _header(*cells: str) -> list[str]:
+    return [_line(*cells), "|" + "---|" * len(cells)]
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"**{np.mean(values):.1f}**{spread}"

@@ -161,4 +161,9 @@ class MetricsFile:
 
     def last_figures(self) -> dict[str, float]:
         """Those of the last validation, {} when there was none."""
-        return next((row["figures"] for row in reversed(self.rows()) if row.get("kind") == "validation"), {})
+        return last_figures(self.path)
+
+
+def last_figures(path: Path) -> dict[str, float]:
+    """The figures of the last validation in a `metrics.jsonl`, {} when there was none."""
+    return next((row["figures"] for row in reversed(read_lines(path)) if row.get("kind") == "validation"), {})
