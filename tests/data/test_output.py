@@ -65,6 +65,12 @@ def test_the_old_folder_stays_when_the_new_one_fails(tmp_path):
     assert left(tmp_path) == ["out"]
 
 
+def test_a_folder_below_a_file_is_a_wrong_command(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"file/a/b: \S+/file is a file, not a folder"):
+        write(tmp_path / "file" / "a" / "b")
+
+
 def test_only_a_folder_of_ours_is_ever_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_text("dear")

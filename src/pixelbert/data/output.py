@@ -71,6 +71,8 @@ def machine_errors(out: Path) -> Iterator[None]:
 
 
 def _check_target(out: Path, overwrite: bool, marker: str) -> None:
+    if in_the_way := next((folder for folder in out.parents if folder.exists() and not folder.is_dir()), None):
+        raise UsageError(f"{out}: {in_the_way} is a file, not a folder; choose another --out")
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir():

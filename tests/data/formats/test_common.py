@@ -51,6 +51,8 @@ def test_a_file_cut_anywhere_names_byte_and_line(tmp_path_factory, cut):
         (b'{"images": [-Infinity]}', r"line 1, column 13 \(byte 12\): not valid JSON \(-Infinity is no number"),
         (b'{"images": [1e3, 1e999]}', r"line 1, column 18 \(byte 17\): not valid JSON \(1e999 is no number"),
         (b'{"images": [' + b"1" * 5000 + b"]}", "a.json: not valid JSON"),
+        (b'{"images": ' + b"[" * 100_000, r"a.json: not valid JSON \(it is nested too deeply\)"),
+        (b'{"images": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", r"not valid JSON \(it is nested too deeply\)"),
     ],
 )
 def test_a_damaged_file(tmp_path, data, reason):

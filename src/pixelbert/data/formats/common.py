@@ -27,6 +27,10 @@ class NoText(RowError):
 _MAX_BYTES_TO_LOCATE = 256 * 1024 * 1024
 
 
+# Brackets that one block of a file (64 KiB) may open and not close. No format read here goes deeper than ten.
+_MAX_OPENED = 2000
+
+
 def json_items(source: Path | str, prefix: str, on_read: OnRead | None = None) -> Iterator[Any]:
     """The elements under `prefix` of a JSON file, one by one, whatever the file's size ("images.item", "item").
 
@@ -58,8 +62,23 @@ def load_json(source: Path | str) -> Any:
     return values[0] if values else None
 
 
+class _Shallow:
+    """A stream of JSON that ends, with a ValueError, where brackets open by the thousand: the parser's time grows with
+    the square of the depth, and would be minutes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        block = self.stream.read(size)
+        opened = block.count(b"[") + block.count(b"{") - block.count(b"]") - block.count(b"}")
+        if opened > _MAX_OPENED:
+            raise ValueError("it is nested too deeply")
+        return block
+
+
 @contextmanager
-def _json_stream(source: Path | str, on_read: OnRead | None = None) -> Iterator[IO[bytes]]:
+def _json_stream(source: Path | str, on_read: OnRead | None = None) -> Iterator[_Shallow]:
     """The bytes of a JSON file without a byte order mark; errors of the parser become a DataError."""
     import ijson
 
@@ -67,7 +86,7 @@ def _json_stream(source: Path | str, on_read: OnRead | None = None) -> Iterator[
         if stream.peek(3)[:3] == b"\xef\xbb\xbf":  # as some editors write
             stream.read(3)
         try:
-            yield stream
+            yield _Shallow(stream)
         except (ijson.JSONError, ValueError) as error:  # ValueError: not UTF-8, or a number of thousands of digits
             raise _damaged_json(source, error) from error
 
@@ -134,7 +153,7 @@ def _damaged_json(source: Path | str, error: Exception) -> DataError:
     if len(data) == size:
         try:
             text = data.decode("utf-8-sig")
-            json.loads(text)
+            parse_json(text)
             if found := _no_json_number(text):
                 what = f"{found[0]} is no number there"
                 return DataError(f"{source}: {_place(text, found.start())}: not valid JSON ({what})")
