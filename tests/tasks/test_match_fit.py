@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from memory_records import MemoryRecords, batches_of, random_texts, tiny_model
+from pixelbert.errors import UsageError
+from pixelbert.recipes.schema import load_recipe
 from pixelbert.tasks.calibration import logistic_regression, softmax_regression
 from pixelbert.tasks.held_out import HeldOutPairs
 from pixelbert.tasks.match_fit import fit_matches
 from pixelbert.tasks.objective import match_log_odds
+from pixelbert.tasks.table import TASKS
 
 
 def test_logistic_regression_finds_the_weights_that_made_the_labels() -> None:
@@ -67,7 +70,7 @@ def test_the_fitted_model_is_the_weighted_sum_and_loses_less(tmp_path: Path) -> 
     plain = held_out.match_scores(images, texts)
     cosine = held_out.pooled_scores()[images, texts] * model.contrastive.log_scale.exp().item()
     before = loss(held_out)
-    a, w, b = fit_matches(held_out)
+    a, w, _, b = fit_matches(held_out)
     assert loss(held_out) < before
     assert model.match_fit.tolist() == pytest.approx([a, w, b])
     assert held_out.match_scores(images, texts) == pytest.approx(a * plain + w * cosine + b, abs=1e-4)
@@ -95,7 +98,7 @@ def test_a_ranking_task_takes_the_proportion_from_shortlists_and_the_rest_from_p
     images, texts = np.repeat(np.arange(12), 36), np.tile(np.arange(36), 12)
     plain = held_out.match_scores(images, texts).reshape(12, 36)
     cosine = held_out.pooled_scores() * model.contrastive.log_scale.exp().item()
-    a, w, b = fit_matches(held_out, 5)
+    a, w, _, b = fit_matches(held_out, 5)
 
     def likelihood(own: float, pooled: float) -> float:
         total = 0.0
@@ -109,4 +112,46 @@ def test_a_ranking_task_takes_the_proportion_from_shortlists_and_the_rest_from_p
     best = max((likelihood(x, y), x, y) for x in np.linspace(-3, 3, 61) for y in np.linspace(-3, 3, 61))
     assert np.arctan2(w, a) == pytest.approx(np.arctan2(best[2], best[1]), abs=0.1)
     assert held_out.match_scores(images[:36], texts[:36]) == pytest.approx(a * plain[0] + w * cosine[0] + b, abs=1e-4)
-    assert not np.allclose(fit_matches(held_out), [a, w, b])
+    assert not np.allclose(fit_matches(held_out), [a, w, 0.0, b])
+
+
+def test_words_found_among_the_pixels_join_the_sum(tmp_path: Path) -> None:
+    model = tiny_model(contrastive_size=8, match_fitted=True, match_words=True)
+    records = MemoryRecords(tmp_path, random_texts(12, 3))
+    held_out = HeldOutPairs(model, batches_of(records), list(range(12)), 3)
+    images, texts = np.repeat(np.arange(12), 3), np.arange(36)
+    plain = held_out.match_scores(images, texts)
+    cosine = held_out.pooled_scores()[images, texts] * model.contrastive.log_scale.exp().item()
+    before = loss(held_out)
+    a, w, v, b = fit_matches(held_out)
+    assert loss(held_out) < before and v != 0.0
+    words = held_out.word_scores(images, texts)
+    assert held_out.match_scores(images, texts) == pytest.approx(a * plain + w * cosine + v * words + b, abs=1e-4)
+    ids = np.concatenate([text[1:-1] for text in held_out.texts])
+    share = ((ids == ids[0]).sum() + 1) / len(ids)
+    assert model.word_pixels.rarity[ids[0]].item() == pytest.approx(-np.log(share))
+
+
+def test_with_words_a_fitted_model_is_saved_whole_and_scores_a_pair_as_in_a_batch(tmp_path: Path) -> None:
+    model = tiny_model(contrastive_size=8, match_fitted=True, match_words=True)
+    batches = batches_of(MemoryRecords(tmp_path, random_texts(6, 2), sizes=((32, 32), (64, 32), (32, 96))))
+    held_out = HeldOutPairs(model, batches, list(range(6)), 2)
+    fit_matches(held_out)
+    model.save_pretrained(tmp_path / "run")
+    again = type(model).from_pretrained(tmp_path / "run").eval()
+    texts = ["the dog run", "red ball on the small table in the street near a tree", "a cat"]
+    with torch.no_grad():
+        together = batches.image_batch([0, 1, 2], [0] * 3) | batches.text_batch(texts)
+        grid = again.pixelbert.encode_images(together["pixel_values"], together["image_sizes"])
+        scores = match_log_odds(again, together["input_ids"], together["attention_mask"], grid)
+        for i, text in enumerate(texts):
+            one = batches.image_batch([i], [0]) | batches.text_batch([text])
+            grid = model.pixelbert.encode_images(one["pixel_values"], one["image_sizes"])
+            alone = match_log_odds(model, one["input_ids"], one["attention_mask"], grid)
+            assert alone.item() == pytest.approx(scores[i].item(), rel=1e-4, abs=1e-4)
+
+
+def test_words_belong_to_fitted_matches() -> None:
+    recipe = load_recipe("pretrain-tiny", ["itm.words=true"])
+    with pytest.raises(UsageError, match=r"itm\.words is of the fitted matches: give itm\.calibration_images too"):
+        TASKS[recipe.task].model_settings(recipe, None)  # type: ignore[arg-type]

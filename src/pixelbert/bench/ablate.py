@@ -46,7 +46,8 @@ class Row:
         weights = dict.fromkeys(Loss.model_fields, 0) | {"mlm": int(self.mlm), "itm": int(self.itm)}
         losses = ", ".join(f"{name}: {weight}" for name, weight in weights.items())
         changes = [f"loss={{{losses}}}", "contrastive_size=0", "phases=[]", "itm.hard_share=0", "mlm.probability=0.15",
-                   "mlm.heavy_share=0", "visual.skip=false", "itm.calibration_images=0"]  # fmt: skip
+                   "mlm.heavy_share=0", "visual.skip=false", "itm.calibration_images=0",
+                   "itm.words=false"]  # fmt: skip
         measure = "validation.select_on=" + ("itm_accuracy" if self.itm else "mlm_accuracy")
         return [*changes, measure, *([] if self.sampled else ["visual.num_sampled_pixels=0"])]
 

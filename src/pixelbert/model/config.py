@@ -37,6 +37,8 @@ class PixelBertConfig(PreTrainedConfig):
         contrastive_size: width of the pooled vectors; 0 = no contrastive head (the paper).
         match_fitted: the match's log-odds are fitted after training, with the similarity of the pooled vectors where
             there are any (`match_fit`; beyond the paper).
+        match_words: a fitted match also asks how well each word is found among the pixels (`WordPixels`; beyond the
+            paper).
         head_dropout: in the heads of the downstream tasks.
         num_images, image_type: pictures a statement is about, and whether each place has a vector of its own (NLVR2;
             the paper gives both pictures the same s_v).
@@ -63,6 +65,7 @@ class PixelBertConfig(PreTrainedConfig):
         num_sampled_pixels: int = 100,
         contrastive_size: int = 0,
         match_fitted: bool = False,
+        match_words: bool = False,
         head_dropout: float = 0.5,
         num_images: int = 2,
         image_type: bool = False,
@@ -87,6 +90,7 @@ class PixelBertConfig(PreTrainedConfig):
         self.num_sampled_pixels = num_sampled_pixels
         self.contrastive_size = contrastive_size
         self.match_fitted = match_fitted
+        self.match_words = match_words
         self.head_dropout = head_dropout
         self.num_images = num_images
         self.image_type = image_type

@@ -14,6 +14,7 @@ from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.contrastive import ContrastiveHead
 from pixelbert.model.modeling import PixelBertModel, PixelBertPreTrainedModel, PooledVectors
 from pixelbert.model.precision import in_float32
+from pixelbert.model.word_pixels import WordPixels
 
 
 @dataclass
@@ -125,6 +126,7 @@ class PixelBertForImageAndTextRetrieval(PooledVectors, PixelBertPreTrainedModel)
         self.contrastive = ContrastiveHead(config) if config.contrastive_size else None
         if config.match_fitted:
             self.register_buffer("match_fit", torch.tensor([1.0, 0.0, 0.0]))  # of [CLS], of the cosine, constant
+        self.word_pixels = WordPixels(config) if config.match_fitted and config.match_words else None
         self.post_init()
 
     def match_scores(self, cls: Tensor) -> Tensor:

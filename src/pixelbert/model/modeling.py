@@ -20,6 +20,7 @@ from pixelbert.model.contrastive import INITIAL_LOG_SCALE, ContrastiveHead
 from pixelbert.model.encoder import encode
 from pixelbert.model.pixels import Grid, PixelEmbedding, mean_over, sample_pixels
 from pixelbert.model.precision import in_float32
+from pixelbert.model.word_pixels import WordPixels
 
 
 @dataclass
@@ -193,6 +194,7 @@ class PixelBertForPreTraining(PooledVectors, PixelBertPreTrainedModel):
         self.contrastive = ContrastiveHead(config) if config.contrastive_size else None
         if config.match_fitted:
             self.register_buffer("match_fit", torch.tensor([1.0, 0.0, 0.0]))  # of [CLS], of the cosine, constant
+        self.word_pixels = WordPixels(config) if config.match_fitted and config.match_words else None
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:

@@ -87,6 +87,7 @@ class Itm(Section):
     negative_ratio: float = Field(default=0.5, gt=0, lt=1)
     hard_share: float = Field(default=0.0, ge=0, le=1)  # of the negatives, chosen by the pooled vectors
     calibration_images: int = Field(default=0, ge=0)  # kept out, a fifth at most, for fitting the match's log-odds
+    words: bool = False  # these also ask how well each word is found among the pixels (beyond the paper)
 
 
 class Loss(Section):

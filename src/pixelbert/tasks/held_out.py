@@ -21,11 +21,12 @@ from pixelbert.data.draws import generator
 from pixelbert.errors import DataError
 from pixelbert.metrics import recall_scores
 from pixelbert.model.pixels import Grid
+from pixelbert.model.word_pixels import inner_pieces
 from pixelbert.tasks.calibration import Stated
 from pixelbert.tasks.grids import Grids
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.matching import draw_foreign
-from pixelbert.tasks.objective import finite, match_log_odds
+from pixelbert.tasks.objective import finite, match_log_odds, word_similarity
 from pixelbert.tasks.task import Progress, Scoring, silent
 
 _KEPT_FROM, _LONG = 20_000, 60.0  # pairs, seconds; what is less of both is scored again after a stop
@@ -168,6 +169,26 @@ class HeldOutPairs:
                 cosine = (of_images[images] * of_texts[texts]).sum(-1)
             scores = match_log_odds(self.model, ids, self._mask_of(texts), self._grid_of(images), cosine)
         return finite(scores.float().cpu()).double().numpy()
+
+    @torch.no_grad()
+    def word_scores(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        """float64, of the pairs (image, text): how well each text's words are found among the image's pixels."""
+        scores = np.empty(len(texts))
+        for rows in self._by_length([len(self.texts[t]) for t in texts], "words"):
+            ids, mask = pad_ids([self.texts[t] for t in texts[rows]]).to(self.device), self._mask_of(texts[rows])
+            scores[rows] = word_similarity(self.model, ids, mask, self._grid_of(images[rows])).double().cpu().numpy()
+        return scores
+
+    @torch.no_grad()
+    def words(self) -> tuple[Tensor, Tensor]:
+        """All pieces int64 [N] of the texts, and the mean [d] of their embeddings."""
+        pieces, total = [], torch.zeros(self.model.config.hidden_size, dtype=torch.float64, device=self.device)
+        for rows in self._by_length([len(t) for t in self.texts], "words"):
+            ids, inner = pad_ids([self.texts[t] for t in rows]).to(self.device), inner_pieces(self._mask_of(rows))
+            total += self.model.pixelbert.text.embeddings(ids)[inner].double().sum(0)
+            pieces.append(ids[inner])
+        found = torch.cat(pieces)
+        return found, total / max(len(found), 1)
 
     def _cost(self, what: str, pairs: int, images: np.ndarray, texts: np.ndarray) -> _Cost:
         """What scoring so many pairs takes, told from one batch of middling length, these images and texts; of a few

@@ -80,8 +80,8 @@ def finite(scores: Tensor) -> Tensor:
 def match_log_odds(model: Any, ids: Tensor, mask: Tensor, grid: Grid, cosine: Tensor | None = None) -> Tensor:
     """Log-odds [T] that texts [T, L] and grids of T images belong together, of a model that scores matches.
 
-    Where the model's are fitted (`match_fitted`), with the fitted weights, and the pooled vectors' similarity: `cosine`
-    [T] where it is known already.
+    Where the model's are fitted (`match_fitted`), with the fitted weights, and the similarities of pooled vectors
+    (`cosine` [T] where it is known already) and of words with pixels.
     """
     hidden = model.pixelbert(ids, attention_mask=mask, grid=grid, places=1).last_hidden_state
     scores: Tensor = model.match_scores(hidden[:, 0])
@@ -89,12 +89,21 @@ def match_log_odds(model: Any, ids: Tensor, mask: Tensor, grid: Grid, cosine: Te
         return scores
     own, pooled, constant = model.match_fit
     scores = own * scores + constant
+    if model.word_pixels is not None and model.word_pixels.weight:
+        scores = scores + model.word_pixels.weight * word_similarity(model, ids, mask, grid)
     if model.contrastive is None or not pooled:
         return scores
     if cosine is None:
         cosine = (model.image_vectors(grid) * model.text_vectors(ids, mask)).sum(-1)
     fitted: Tensor = scores + pooled * model.contrastive.scale() * cosine
     return fitted
+
+
+def word_similarity(model: Any, ids: Tensor, mask: Tensor, grid: Grid) -> Tensor:
+    """float32 [T]: how well the words of texts [T, L] are found among the pixels of T images, of a model with
+    `word_pixels`."""
+    similarity: Tensor = model.word_pixels(model.pixelbert.text.embeddings(ids), ids, mask, grid)
+    return similarity
 
 
 def pair_scores(model: Any, batch: Batch, grid: Grid, chunks: int) -> Tensor:

@@ -20,6 +20,7 @@ from pixelbert.data.batches import Batch, Plan, pad_ids
 from pixelbert.data.draws import generator, seed_of
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.pixels import Grid, mean_over, sample_pixels
+from pixelbert.model.word_pixels import inner_pieces
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
 from pixelbert.tasks.matching import draw_foreign, is_negative, text_key, true_of
@@ -224,16 +225,10 @@ def loss_counts(batch: Batch, settings: LossSettings) -> dict[str, int]:
         "align": len(batch["match"]),
     }
     if "caption_mask" in batch:
-        counts["tags"] = int(_inner(batch["caption_mask"]).sum())
+        counts["tags"] = int(inner_pieces(batch["caption_mask"]).sum())
     if "text_labels" in batch:
         counts["text_mlm"] = int((batch["text_labels"] != IGNORED).sum())
     return {name: count for name, count in counts.items() if getattr(settings, name)}
-
-
-def _inner(mask: Tensor) -> Tensor:
-    """bool [T, L]: the pieces of texts, without [CLS] at the start and [SEP] at the end."""
-    places = torch.arange(mask.shape[1], device=mask.device)
-    return (places > 0) & (places < mask.sum(1, keepdim=True) - 1)
 
 
 class PretrainingObjective(Objective):
@@ -287,7 +282,7 @@ class PretrainingObjective(Objective):
         return losses
 
     def _tags(self, batch: Batch, grid: Grid) -> Tensor:
-        inner = _inner(batch["caption_mask"])
+        inner = inner_pieces(batch["caption_mask"])
         words, places, counts = batch["caption_ids"][inner].unique(return_inverse=True, return_counts=True)
         scores = self.model.picture_words(mean_over(grid.pixels, grid.mask), words)
         return tags_loss(scores, places, counts, batch["image_of_text"][:, None].expand_as(inner)[inner])
