@@ -11,11 +11,14 @@ import torch
 from memory_records import MemoryRecords, batches_of, random_texts, tiny_model
 from pixelbert.errors import UsageError
 from pixelbert.recipes.schema import load_recipe
+from pixelbert.tasks import match_fit
 from pixelbert.tasks.calibration import logistic_regression, softmax_regression
 from pixelbert.tasks.held_out import HeldOutPairs
 from pixelbert.tasks.match_fit import fit_matches
 from pixelbert.tasks.objective import match_log_odds
+from pixelbert.tasks.pretraining_task import Pretraining
 from pixelbert.tasks.table import TASKS
+from pixelbert.tasks.task import Scoring
 
 
 def test_logistic_regression_finds_the_weights_that_made_the_labels() -> None:
@@ -149,6 +152,19 @@ def test_with_words_a_fitted_model_is_saved_whole_and_scores_a_pair_as_in_a_batc
             grid = model.pixelbert.encode_images(one["pixel_values"], one["image_sizes"])
             alone = match_log_odds(model, one["input_ids"], one["attention_mask"], grid)
             assert alone.item() == pytest.approx(scores[i].item(), rel=1e-4, abs=1e-4)
+
+
+def test_words_are_weighed_on_shortlists_whatever_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in pretraining, whose other features are weighed on random pairs."""
+    monkeypatch.setattr(match_fit, "LISTED", 5)
+    batches = batches_of(MemoryRecords(tmp_path, random_texts(12, 3)))
+    for words, shortlist in ((False, 0), (True, 5)):
+        model = tiny_model(contrastive_size=8, match_fitted=True, match_words=words)
+        told = Pretraining().finish(model, batches, Scoring(captions_per_image=3))
+        assert (" of words" in told) == words
+        found = model.match_fit.tolist()
+        fit = fit_matches(HeldOutPairs(model, batches, list(range(12)), 3), shortlist)
+        assert found == pytest.approx([fit.own, fit.pooled, fit.constant])
 
 
 def test_words_belong_to_fitted_matches() -> None:

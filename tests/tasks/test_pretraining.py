@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from memory_records import MemoryRecords, batches_of, full_of_duplicates, plan_of, random_texts, tiny_model
 from pixelbert.data.batches import Batch
 from pixelbert.data.images import ResizeRule
+from pixelbert.model.word_pixels import inner_pieces
 from pixelbert.tasks.masking import IGNORED
 from pixelbert.tasks.objective import length_chunks
 from pixelbert.tasks.pretraining import (
     LossSettings,
     PretrainingObjective,
-    _inner,
     alignment_loss,
     contrastive_loss,
     hard_negatives,
@@ -139,7 +139,7 @@ def test_tags_loss_is_the_surprise_at_each_word_among_those_of_the_batch() -> No
 def test_tags_teach_the_projection_to_speak_through_the_head_of_masked_words(tmp_path: Path) -> None:
     records = MemoryRecords(tmp_path, random_texts(4, 2))
     batch, model = batches_of(records, contrastive=True)(plan_of(records, 0, 8)), tiny_model()
-    inner = _inner(batch["caption_mask"])
+    inner = inner_pieces(batch["caption_mask"])
     assert [ids[i].tolist() for ids, i in zip(batch["caption_ids"], inner, strict=True)] == [
         ids[1 : int(mask.sum()) - 1].tolist()
         for ids, mask in zip(batch["caption_ids"], batch["caption_mask"], strict=True)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.pixels import Grid
 
+ALIGNMENT_SCALE = 15.0  # inverse temperature of the loss `align`, which brings pixels to their words
+
 
 class WordPixels(nn.Module):
     """Each word takes the pixel that points most nearly where its embedding does; rare words count more.
@@ -37,7 +39,7 @@ class WordPixels(nn.Module):
         self.rarity.copy_(-(counts / max(len(pieces), 2)).log().clamp(max=0.0))
 
     def forward(self, words: Tensor, input_ids: Tensor, mask: Tensor, grid: Grid) -> Tensor:
-        """float32 [T] within -1..1: mean over a text's words of the cosine with their best pixel, weighted by rarity.
+        """float32 [T]: mean over a text's words of the scaled cosine with their best pixel, weighted by rarity.
 
         Args:
             words: embeddings [T, L, d] of `input_ids` [T, L] with [CLS] first and [SEP] last; mask [T, L].
@@ -45,8 +47,8 @@ class WordPixels(nn.Module):
         """
         with torch.autocast(words.device.type, enabled=False):
             directions = [nn.functional.normalize(x.float() - self.middle, dim=-1) for x in (words, grid.pixels)]
-            cosines = directions[0] @ directions[1].transpose(1, 2)
-        best = cosines.masked_fill(~grid.mask[:, None], -1.0).amax(-1)  # [T, L]
+            scores = ALIGNMENT_SCALE * directions[0] @ directions[1].transpose(1, 2)
+        best = scores.masked_fill(~grid.mask[:, None], -ALIGNMENT_SCALE).amax(-1)  # [T, L]
         weights = self.rarity[input_ids] * inner_pieces(mask)
         return (best * weights).sum(1) / weights.sum(1).clamp(min=torch.finfo(weights.dtype).tiny)
 

@@ -24,11 +24,16 @@ from pixelbert.tasks.calibration import logistic_regression, softmax_regression
 from pixelbert.tasks.held_out import HeldOutPairs
 from pixelbert.tasks.task import Scoring, Task
 
+LISTED = 20
+"""So many best photos of a caption, by pooled vectors, a ranking chooses between."""
+
 
 class FitsMatches(Task):
     """A task whose model scores matches: their log-odds may be fitted after the last step.
 
     listed: so many best photos of a caption say how [CLS] and pooled vectors are weighed; 0: random pairs alone do.
+    Words among pixels are always weighed so: they say nothing of random pairs that pooled vectors do not, and much of
+    photos that are alike.
     """
 
     listed = 0
@@ -52,7 +57,7 @@ class FitsMatches(Task):
         """Fits them on the images that were kept out."""
         count = batches.records.num_images
         held_out = HeldOutPairs.of(model, batches, count, replace(scoring, partial=None))
-        fit = fit_matches(held_out, self.listed)
+        fit = fit_matches(held_out, self.listed if model.word_pixels is None else LISTED)
         words = f", {fit.words:.2f} of words" if model.word_pixels is not None else ""
         weights = f"{fit.own:.2f} of [CLS], {fit.pooled:.2f} of pooled vectors{words}, {fit.constant:+.2f}"
         return f"matches fitted on {count} photos kept out: {weights}"

@@ -20,13 +20,11 @@ from pixelbert.data.batches import Batch, Plan, pad_ids
 from pixelbert.data.draws import generator, seed_of
 from pixelbert.model.modeling import PixelBertForPreTraining
 from pixelbert.model.pixels import Grid, mean_over, sample_pixels
-from pixelbert.model.word_pixels import inner_pieces
+from pixelbert.model.word_pixels import ALIGNMENT_SCALE, inner_pieces
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.masking import IGNORED, Vocabulary, mask_tokens
 from pixelbert.tasks.matching import draw_foreign, is_negative, text_key, true_of
 from pixelbert.tasks.objective import Objective, by_length, length_chunks, pair_scores
-
-_ALIGN_SCALE = 15.0  # inverse temperature of the alignment loss
 
 # -- losses ------------------------------------------------------------------------------------------------------------
 
@@ -77,7 +75,7 @@ def alignment_loss(pixels: Tensor, words: Tensor, image_of_text: Tensor, own: Te
     with _float32(pixels):
         middle = words.float().mean(0)
         pixels, words = (F.normalize(x.float() - middle, dim=-1) for x in (pixels, words))
-    return contrastive_loss(pixels, words, image_of_text, own, words.new_tensor(_ALIGN_SCALE))
+    return contrastive_loss(pixels, words, image_of_text, own, words.new_tensor(ALIGNMENT_SCALE))
 
 
 def tags_loss(scores: Tensor, places: Tensor, counts: Tensor, images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pixelbert.model.modeling import PixelBertForPreTraining, PixelBertPreTraine
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Phase, Recipe
 from pixelbert.tasks.held_out import HeldOutPairs, recalls
-from pixelbert.tasks.match_fit import FitsMatches
+from pixelbert.tasks.match_fit import LISTED, FitsMatches
 from pixelbert.tasks.record_examples import choose_rows, write_examples
 from pixelbert.tasks.retrieval import RetrievalBatches, RetrievalLosses, RetrievalObjective
 from pixelbert.tasks.submission import Submission, check_rankings, write_rankings
@@ -34,7 +34,7 @@ class Retrieval(FitsMatches):
     needs = "image-text pairs"
     model_class = PixelBertForImageAndTextRetrieval
     beside = ("rsum", "t2i_r1", "t2i_r10", "i2t_r1", "i2t_r10")
-    listed = 20
+    listed = LISTED
 
     def start(self, model: PixelBertForImageAndTextRetrieval, source: PixelBertPreTrainedModel) -> None:
         """The head begins as pretraining's matching."""
