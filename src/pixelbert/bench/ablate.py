@@ -224,7 +224,7 @@ def _recipe(task: str, row: Row, seed: int, asked: Ablation) -> Recipe:
     elif task == "retrieval":
         changes = [
             *own, f"schedule.pairs={asked.retrieval_examples}", "contrastive_size=0", "loss.contrastive=0",
-            "validation.shortlist=0", "validation.captions_per_image=1",
+            "itm.words=false", "validation.shortlist=0", "validation.captions_per_image=1",
             f"validation.exact_images={asked.retrieval_images}",
         ]  # fmt: skip
     else:

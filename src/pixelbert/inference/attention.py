@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from pixelbert.errors import UsageError, nearest
 from pixelbert.inference.cells import Cells
@@ -33,6 +34,7 @@ METHODS: dict[str, str] = {
     "occlusion-match": "how much the match score falls when a cell is taken away",
     "occlusion-word": "the word hidden; how much its log-probability falls when a cell is taken away",
     "similarity": "each cell's part in the pooled score of photo and word, as far as it is above the cells' mean",
+    "nearness": "how near each cell's pixel is to the word's embedding, as far as it is above the cells' mean",
 }
 _OCCLUSIONS_AT_ONCE = 64
 
@@ -53,7 +55,7 @@ class Method:
     occlude: int = 1
 
     def __str__(self) -> str:
-        if self.name == "similarity":
+        if self.name in ("similarity", "nearness"):
             return self.name
         if self.name.startswith("occlusion"):
             return f"{self.name} {self.occlude}x{self.occlude}"
@@ -230,6 +232,8 @@ class Looking:
             return self._falls(self._hidden(word), self._word_score(word), method.occlude)
         if method.name == "similarity":
             return self._similarity(word)
+        if method.name == "nearness":
+            return self._nearness(word)
         if method.name == "rollout":
             return self._rows(self._followed[method.layer - 1], word)
         layers = {
@@ -291,6 +295,20 @@ class Looking:
         grid = self.photo.grid
         parts = head.image(grid.pixels[0]).float() @ text
         return parts - parts[grid.mask[0]].mean()
+
+    @torch.no_grad()
+    def _nearness(self, word: Word) -> Tensor:
+        """Cosines of the cells' pixels with the word's embedding, what goes into the Transformer; [N], mean 0.
+
+        Pixels come to lie where their words do by the loss `align`. Directions start at the middle of all embeddings
+        where the model knows it (`WordPixels`).
+        """
+        words, grid = self.core.text.embeddings(self._ids)[0, list(word.pieces)].float(), self.photo.grid
+        known = getattr(self.model, "word_pixels", None)
+        middle = words.new_zeros(words.shape[-1]) if known is None else known.middle
+        words, pixels = (normalize(x - middle, dim=-1) for x in (words, grid.pixels[0].float()))
+        nearness = (pixels @ words.T).mean(-1)
+        return nearness - nearness[grid.mask[0]].mean()
 
     def _falls(self, ids: Tensor, score: Score, side: int) -> Tensor:
         """The fall of a score for each cell, [N]: the mean over the squares taken away that hold the cell."""

@@ -48,6 +48,7 @@ def methods_of(model: Any, names: Sequence[str] | None = None) -> list[Method]:
     listed += [Method("gradient-word", layer) for layer in layers]
     listed += [Method("occlusion-match"), Method("occlusion-word"), Method("occlusion-word", occlude=2)]
     listed += [Method("similarity")] if getattr(model, "contrastive", None) is not None else []
+    listed.append(Method("nearness"))
     if names is None:
         return listed
     for name in names:
