@@ -204,11 +204,29 @@ def test_similarity_parts_add_up_to_the_pooled_score(read):
     assert np.allclose(found.weights.flatten(), expected / expected.sum(), atol=1e-5)
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_nearness_is_the_cosine_of_pixels_with_the_words_embedding(read, known):
+    model = pretraining_model(contrastive_size=8, match_fitted=known, match_words=known)
+    photo = see(model, read, noise(100, 230))
+    middle = torch.zeros(model.config.hidden_size)
+    if known:
+        middle = torch.randn(model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+        model.word_pixels.middle.copy_(middle)
+    sentence = read_sentence(read, SENTENCE)
+    with torch.no_grad():
+        pieces = model.pixelbert.text.embeddings(sentence.ids)[0, list(sentence.find("dogs").pieces)] - middle
+        cells = photo.grid.pixels[0] - middle
+        near = torch.stack([torch.cosine_similarity(pieces, cell, dim=1).mean() for cell in cells])
+    expected = (near - near.mean()).clamp(min=0).numpy()
+    found = look(model, read, photo, SENTENCE, "dogs", Method("nearness"))
+    assert np.allclose(found.weights.flatten(), expected / expected.sum(), atol=1e-5)
+
+
 def test_methods_for_the_heads_that_have_what_they_need(read, photo):
     retrieval = PixelBertForImageAndTextRetrieval(config()).eval()
     answers = PixelBertForQuestionAnswering(config(id2label={0: "yes", 1: "no", 2: "snow"})).eval()
     for other in (retrieval, answers):
-        for name in ("attention", "rollout", "gradient-match", "occlusion-match"):
+        for name in ("attention", "rollout", "gradient-match", "occlusion-match", "nearness"):
             found = look(other, read, photo, SENTENCE, "dogs", Method(name))
             assert found.weights.sum() == pytest.approx(0 if not found.weights.any() else 1), name
         with pytest.raises(UsageError, match="need a pretraining run"):

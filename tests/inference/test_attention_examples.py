@@ -8,9 +8,11 @@ import shutil
 
 import numpy as np
 import pytest
+from attending import pretraining_model
 from PIL import Image
 
 from pixelbert.data.records import PreparedData
+from pixelbert.inference import attention_examples
 from pixelbert.inference.attention import Method, look_all, see
 from pixelbert.inference.attention_examples import write_attention
 from pixelbert.inference.attention_pictures import sheet
@@ -94,3 +96,12 @@ def test_the_report_of_a_trained_run_shows_them(tmp_path):
     assert page.count('<figure class="look"><img src="data:image/jpeg;base64,') == sum(len(o["sheets"]) for o in told)
     assert told
     assert all(f"each word of: {one['text']} (attention layer 1)" in page for one in told)
+
+
+def test_beside_the_papers_method_stands_the_one_that_tells_words_apart_best():
+    for settings, beside in (
+        ({}, []), ({"contrastive_size": 8}, ["similarity"]),
+        ({"contrastive_size": 8, "match_fitted": True, "match_words": True}, ["nearness"]),
+    ):  # fmt: skip
+        methods = attention_examples._methods(pretraining_model(**settings))
+        assert [str(method) for method in methods] == ["attention layer 1", *beside]

@@ -318,6 +318,11 @@ def test_a_map_of_one_of_two_pictures_tells_which(tmp_path: Path) -> None:
     (folder / "attention.json").write_text(json.dumps({"attention": looks}), encoding="utf-8")
     page = Page(write_report(run)).html
     assert "<figcaption>attention layer 1<" in page and "part in the pooled score" in page
+    assert "nearness" not in page
+    sheets[-1]["method"] = "nearness"
+    (folder / "attention.json").write_text(json.dumps({"attention": looks}), encoding="utf-8")
+    page = Page(write_report(run)).html
+    assert "part in the pooled score" not in page and "pixel lies to the word" in page
 
 
 def test_one_picture_and_no_groups(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ def _photos(model: Any, processor: Any, records: Records, row: int) -> list[Phot
 
 
 def _methods(model: Any) -> list[Method]:
+    """The paper's, and the one that tells words apart best of those that this model has (docs/attention.md)."""
+    if getattr(model, "word_pixels", None) is not None:
+        return [Method(), Method("nearness")]
     return [Method(), Method("similarity")] if getattr(model, "contrastive", None) is not None else [Method()]
 
 
