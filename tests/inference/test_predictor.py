@@ -19,6 +19,8 @@ from pixelbert.inference.predictor import Predictor
 from pixelbert.tasks.calibration import calibrate, scale_of
 from pixelbert.tasks.task import Scoring
 from pixelbert.training.evaluate import run_on_split
+from pixelbert.training.loop import train
+from tiny_runs import tiny_data, tiny_recipe
 from tiny_tasks import task_data, task_recipe
 
 NEAR = 1e-4
@@ -88,6 +90,18 @@ def test_match_agrees_with_evaluate(runs, predictors, task):
     images = [split.image(int(split.image_of[r])).read() for r in records]
     found = predictors(task).match(images, [split.text(r) for r in records])
     np.testing.assert_allclose([m.log_odds for m in found], own, atol=NEAR)
+
+
+def test_match_agrees_with_evaluate_where_words_are_looked_up_among_the_pixels(tmp_path):
+    data = tiny_data(tmp_path / "data", train=15)
+    made = train(tiny_recipe("itm.calibration_images=3", "itm.words=true", *SIZES), data, tmp_path / "run").run
+    predictor = Predictor.from_pretrained(made)
+    assert predictor.model.word_pixels.weight != 0
+    split, outcome = scored(lambda task: (made, data), "pretraining")
+    records = [r for image in range(split.num_images) for r in split.records_of(image)]
+    images = [split.image(int(split.image_of[r])).read() for r in records]
+    found = predictor.match(images, [split.text(r) for r in records])
+    np.testing.assert_allclose([m.log_odds for m in found], outcome.stated().log_odds[::2], atol=NEAR)
 
 
 def test_rank_agrees_with_evaluate(runs, predictors):

@@ -96,6 +96,7 @@ SMALL = (
     "image.augment=crop", "train.keep_frozen_features=true", "train.feature_views=3", "backbone.frozen_stages=2",
     "loss={mlm: 2, itm: 1, contrastive: 1, align: 0.5, tags: 1, text_mlm: 2}", "visual.skip=true",
     "visual.channel_dropout=0.3", "mlm.probability=0.25", "mlm.heavy_share=0.5", "itm.calibration_images=3",
+    "itm.words=true",
     "phases=[{until: 0.2, loss: {mlm: 0, itm: 0}}, {until: 0.5}, {until: 0.8, hard_share: 0.25, frozen_stages: 1},"
     " {until: 1.0, frozen_stages: 1, num_sampled_pixels: 0}]",
 )  # fmt: skip

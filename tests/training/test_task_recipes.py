@@ -20,7 +20,7 @@ SHRUNK = (
     "text.hidden_size=32", "text.layers=2", "text.heads=2", "text.intermediate_size=48", "text.vocab_size=80",
     "text.initializer_range=0.2", "data.workers=0", "optim.batch_size=8", "optim.micro_batch=4",
     "optim.scale_lr=false", "schedule.pairs=8", "train.precision=float32",
-    "train.trackers=[]", "phases=[]", "validation.times=1", "itm.calibration_images=0",
+    "train.trackers=[]", "phases=[]", "validation.times=1", "itm.calibration_images=0", "itm.words=false",
 )  # fmt: skip
 DOWNSTREAM = [name for name in recipe_names() if load_recipe(name).task != "pretraining"]
 
