@@ -176,16 +176,16 @@ class HeldOutPairs:
         scores = np.empty(len(texts))
         for rows in self._by_length([len(self.texts[t]) for t in texts], "words"):
             ids, mask = pad_ids([self.texts[t] for t in texts[rows]]).to(self.device), self._mask_of(texts[rows])
-            scores[rows] = word_similarity(self.model, ids, mask, self._grid_of(images[rows])).double().cpu().numpy()
+            scores[rows] = word_similarity(self.model, ids, mask, self._grid_of(images[rows])).cpu().numpy()
         return scores
 
     @torch.no_grad()
     def words(self) -> tuple[Tensor, Tensor]:
         """All pieces int64 [N] of the texts, and the mean [d] of their embeddings."""
-        pieces, total = [], torch.zeros(self.model.config.hidden_size, dtype=torch.float64, device=self.device)
+        pieces, total = [], torch.zeros(self.model.config.hidden_size, dtype=torch.float64)
         for rows in self._by_length([len(t) for t in self.texts], "words"):
             ids, inner = pad_ids([self.texts[t] for t in rows]).to(self.device), inner_pieces(self._mask_of(rows))
-            total += self.model.pixelbert.text.embeddings(ids)[inner].double().sum(0)
+            total += self.model.pixelbert.text.embeddings(ids)[inner].float().sum(0).cpu()
             pieces.append(ids[inner])
         found = torch.cat(pieces)
         return found, total / max(len(found), 1)
