@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pixelbert.bench.quickstart import chain, story
 from pixelbert.errors import UsageError
+from pixelbert.training.loop import TrainResult
 
 FEW = {"train": 24, "val": 8, "test": 2}
 QUICK = (
@@ -123,7 +124,7 @@ def test_finished_quickstart_starts_anew_and_an_unfinished_one_goes_on(
         (run / "checkpoints" / "step-00000001").mkdir(parents=True, exist_ok=True)
         (run / "validation").mkdir(exist_ok=True)
         (run / "validation" / "masked_words.jsonl").write_text("")
-        return type("Result", (), {"metrics": {}})
+        return TrainResult(run, 0, 0)
 
     monkeypatch.setattr("pixelbert.training.loop.train", train)
     monkeypatch.setattr(story, "_report", lambda out, *_: out / "report.html")
@@ -146,7 +147,7 @@ def test_without_the_other_process_its_runs_are_trained_here(tmp_path: Path, mon
 
     def train(recipe: str, data: Path, run: Path, *, blind: bool, **_: Any) -> Any:
         done.append((run.name, blind))
-        return type("Result", (), {"metrics": {}})
+        return TrainResult(run, 0, 0)
 
     monkeypatch.setattr("pixelbert.training.loop.train", train)
     monkeypatch.setattr(story, "_masked_words", lambda run: [])

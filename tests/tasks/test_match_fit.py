@@ -17,7 +17,6 @@ from pixelbert.tasks.held_out import HeldOutPairs
 from pixelbert.tasks.match_fit import fit_matches
 from pixelbert.tasks.objective import match_log_odds
 from pixelbert.tasks.pretraining_task import Pretraining
-from pixelbert.tasks.table import TASKS
 from pixelbert.tasks.task import Scoring
 
 
@@ -167,7 +166,9 @@ def test_words_are_weighed_on_shortlists_whatever_the_task(tmp_path: Path, monke
         assert found == pytest.approx([fit.own, fit.pooled, fit.constant])
 
 
-def test_words_belong_to_fitted_matches() -> None:
-    recipe = load_recipe("pretrain-tiny", ["itm.words=true"])
-    with pytest.raises(UsageError, match=r"itm\.words is of the fitted matches: give itm\.calibration_images too"):
-        TASKS[recipe.task].model_settings(recipe, None)  # type: ignore[arg-type]
+@pytest.mark.parametrize("change", ["itm.calibration_images=0", "contrastive_size=0"])
+def test_words_need_pictures_kept_out_and_shortlists(change: str) -> None:
+    both = ("itm.calibration_images=3", "loss.contrastive=0", "itm.words=true")
+    assert load_recipe("pretrain-tiny", both).itm.words
+    with pytest.raises(UsageError, match=r"it needs itm\.calibration_images and contrastive_size"):
+        load_recipe("pretrain-tiny", [*both, change])

@@ -234,17 +234,13 @@ def _recipe(task: str, row: Row, seed: int, asked: Ablation) -> Recipe:
 
 def _run(recipe: Recipe, data: str, run: Path, start: Path | None, names: Sequence[str] = ()) -> dict[str, float]:
     """Train, or go on, or take what a finished run has; the figures of these names."""
-    from pixelbert.training.checkpoint import checkpoints
-    from pixelbert.training.loop import train
+    from pixelbert.training.several import train_on
 
     finished = run / "finished.json"
     if finished.is_file():
         found: dict[str, float] = json.loads(finished.read_text(encoding="utf-8"))
         return found
-    resume = bool(checkpoints(run))
-    if not resume:
-        shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
-    metrics = train(recipe, data, run, from_run=None if resume else start, resume=resume).metrics
+    metrics = train_on(recipe, data, run, from_run=start)
     figures = {name: metrics[name] for name in names}
     _write(finished, figures)
     return figures

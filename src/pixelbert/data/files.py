@@ -29,6 +29,11 @@ def file_size(path: str) -> int:
         return -1
 
 
+def file_in_the_way(path: Path) -> Path | None:
+    """What stands as a file where a folder above `path` would have to be."""
+    return next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None)
+
+
 class _Source(io.RawIOBase):
     """A file that counts the bytes taken from the disk and turns a damaged gzip stream into a DataError."""
 

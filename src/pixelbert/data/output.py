@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pixelbert.data.files import file_in_the_way
 from pixelbert.errors import MachineError, UsageError
 
 try:
@@ -71,7 +72,7 @@ def machine_errors(out: Path) -> Iterator[None]:
 
 
 def _check_target(out: Path, overwrite: bool, marker: str) -> None:
-    if in_the_way := next((folder for folder in out.parents if folder.exists() and not folder.is_dir()), None):
+    if in_the_way := file_in_the_way(out):
         raise UsageError(f"{out}: {in_the_way} is a file, not a folder; choose another --out")
     if not out.exists() and not out.is_symlink():
         return

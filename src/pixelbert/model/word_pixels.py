@@ -25,9 +25,8 @@ class WordPixels(nn.Module):
 
     def __init__(self, config: PixelBertConfig) -> None:
         super().__init__()
-        self.register_buffer(
-            "middle", torch.zeros(config.hidden_size)
-        )  # shared by all embeddings: directions start there
+        # the mean of the words' embeddings, which all of them share: directions start there
+        self.register_buffer("middle", torch.zeros(config.hidden_size))
         self.register_buffer("rarity", torch.ones(config.text_config.vocab_size))
         self.register_buffer("weight", torch.tensor(0.0))
 

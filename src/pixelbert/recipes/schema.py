@@ -295,13 +295,13 @@ class Recipe(Section):
             raise ValueError("train.feature_views needs image.augment and train.keep_frozen_features")
         if self.validation.shortlist and not self.contrastive_size:
             raise ValueError("validation.shortlist needs contrastive_size, the width of the pooled vectors")
+        if self.itm.words and not (self.itm.calibration_images and self.contrastive_size):
+            raise ValueError("itm.words is weighed on shortlists: it needs itm.calibration_images and contrastive_size")
         if self.mlm.on_negatives and any(hard):
             raise ValueError("mlm.on_negatives and hard negatives do not go together: those are chosen after masking")
         if self.data.val_split in self.data.train_splits and not self.data.held_out_images:
-            raise ValueError(
-                f"data.val_split '{self.data.val_split}' is trained on: it must be held out, or some images of it"
-                " (data.held_out_images)"
-            )
+            told = f"data.val_split '{self.data.val_split}' is trained on: it must be held out, or some images of it"
+            raise ValueError(f"{told} (data.held_out_images)")
         if self.validation.images == 1:
             raise ValueError("validation.images is 1, but nothing can be told apart with fewer than 2")
         return self

@@ -40,8 +40,6 @@ class FitsMatches(Task):
 
     def model_settings(self, recipe: Recipe, train: Records) -> dict[str, Any]:
         """Whether the match's log-odds are fitted, and with how well the words are found among the pixels."""
-        if recipe.itm.words and not recipe.itm.calibration_images:
-            raise UsageError(f"{recipe.name}: itm.words is of the fitted matches: give itm.calibration_images too")
         return {"match_fitted": recipe.itm.calibration_images > 0, "match_words": recipe.itm.words}
 
     def check_scoring(self, config: PixelBertConfig, images: int, scoring: Scoring) -> None:
@@ -97,14 +95,9 @@ def fit_matches(held_out: HeldOutPairs, shortlist: int = 0) -> MatchFit:
         weights = _proportion(held_out, shortlist)[:, None]
     design = np.concatenate([features @ weights, np.ones((len(images), 1))], axis=1)
     *scale, constant = logistic_regression(design, np.repeat([1.0, 0.0], count), np.eye(design.shape[1])[0]).tolist()
-    fitted = dict(zip(_names(model), (weights @ scale).tolist(), strict=True))  # the start was the head as it is
-    return MatchFit(**fitted, constant=constant).put(model)
-
-
-def _names(model: Any) -> list[str]:
-    """The features there are, in their order."""
-    pooled, words = model.contrastive is not None, model.word_pixels is not None
-    return ["own", *(["pooled"] if pooled else []), *(["words"] if words else [])]
+    own, *others = (weights @ scale).tolist()  # the start was the head as it is
+    pooled = others.pop(0) if model.contrastive is not None else 0.0
+    return MatchFit(own, pooled, others[0] if others else 0.0, constant).put(model)
 
 
 def _proportion(held_out: HeldOutPairs, shortlist: int) -> np.ndarray:

@@ -39,12 +39,16 @@ from pixelbert.training.validation import Attend, Validator
 
 @dataclass
 class TrainResult:
-    """What a run came to: its folder, steps and pairs seen, and the figures of its last validation (percent)."""
+    """What a run came to: its folder, steps and pairs seen, and the figures of its last validation (percent).
+
+    stop_asked: a request to stop came in the last step. This run is done; whoever has more to train should stop.
+    """
 
     run: Path
     steps: int
     pairs: int
     metrics: dict[str, float] = field(default_factory=dict)
+    stop_asked: bool = False
 
 
 def train(
@@ -140,6 +144,7 @@ class Trainer:
         save, sampler = self.recipe.train, self._sampler(first)
         build = self.task.batches(self.recipe, self.parts.train, self.parts.processor, self.model.config, train=True)
         due, saved, figures = self.plan.validation_steps(), time.monotonic(), dict[str, float]()
+        stop = False
         with (
             stop_requests() as asked,
             reporting(self.run, note, self.main) as report,
@@ -173,7 +178,7 @@ class Trainer:
                 self.progress.aside += time.monotonic() - aside
                 if stop and not last:
                     raise KeyboardInterrupt
-        return TrainResult(self.run, self.plan.steps, self.plan.pairs, figures or metrics.last_figures())
+        return TrainResult(self.run, self.plan.steps, self.plan.pairs, figures or metrics.last_figures(), stop)
 
     def _step(self, step: int, micro: list[Batch]) -> dict[str, float]:
         """One optimizer step over all its micro-batches: every loss divided by its count over the whole step."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -53,16 +52,10 @@ def _train(
     recipe: str, data: Path, run: Path, start: Path | None, seed: int, overrides: Sequence[str], blind: bool
 ) -> dict[str, float]:
     from pixelbert.inference.attention_examples import write_attention
-    from pixelbert.training.checkpoint import checkpoints
-    from pixelbert.training.loop import train
+    from pixelbert.training.several import train_on
 
-    resume = bool(checkpoints(run))
-    if not resume:
-        shutil.rmtree(run, ignore_errors=True)  # killed before its first checkpoint
     changes = [f"seed={seed}", *overrides]
-    return train(
-        recipe, data, run, from_run=start, resume=resume, overrides=changes, blind=blind, attend=write_attention
-    ).metrics
+    return train_on(recipe, data, run, from_run=start, overrides=changes, blind=blind, attend=write_attention)
 
 
 def _figures(out: Path) -> Path:

@@ -25,8 +25,6 @@ class NoText(RowError):
 
 # Above this the whole text is not read again just to name the line of a damaged place.
 _MAX_BYTES_TO_LOCATE = 256 * 1024 * 1024
-
-
 # Brackets that one block of a file (64 KiB) may open and not close. No format read here goes deeper than ten.
 _MAX_OPENED = 2000
 
