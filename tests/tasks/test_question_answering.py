@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError
 from pixelbert.metrics import vqa_accuracy, vqa_soft_targets
-from pixelbert.tasks.question_answering import answer_list, given_answers, score_answers, soft_targets, vqa_loss
+from pixelbert.model.heads import PixelBertForQuestionAnswering
+from pixelbert.tasks.question_answering import (
+    answer_list,
+    given_answers,
+    prior_odds,
+    score_answers,
+    soft_targets,
+    vqa_loss,
+)
+from pixelbert.training.setup import build_model, build_parts, build_processor
+from tiny_tasks import task_data, task_recipe
 
 
 def ten(*answers: str) -> list[dict[str, Any]]:
@@ -112,6 +124,54 @@ def test_the_loss_is_summed_over_answers_and_questions() -> None:
     p = logits.double().sigmoid().numpy()
     t = targets.double().numpy()
     assert float(vqa_loss(logits, targets)) == pytest.approx(-(t * np.log(p) + (1 - t) * np.log(1 - p)).sum(), rel=1e-5)
+
+
+class Told:
+    """Records with nothing but answers."""
+
+    def __init__(self, *targets: dict[str, Any]) -> None:
+        self.targets = targets
+        self.num_records = len(targets)
+
+    def target(self, record: int) -> dict[str, Any]:
+        return self.targets[record]
+
+
+def test_prior_odds_are_those_of_each_answers_mean_worth() -> None:
+    told: Any = Told({"answers": ten("yes", "yes", *["no"] * 8)}, {"answers": ["Yes!"]}, {"answers": ["2"]}, {})
+    odds = prior_odds(told, ["yes", "no", "blue"])  # yes 0.6 + 1 of four questions, no 1, blue of half a question
+    assert odds.sigmoid().tolist() == pytest.approx([0.4, 0.25, 0.125])
+    assert prior_odds(told, ["yes"], normalize=False).sigmoid().tolist() == pytest.approx([0.15])
+    always: Any = Told({"answers": ["yes"]})
+    assert prior_odds(always, ["yes"]).sigmoid().tolist() == pytest.approx([0.5]), "never 0 or 1"
+
+
+def test_a_head_with_a_prior_begins_at_how_often_each_answer_is_right(tmp_path: Path) -> None:
+    train = PreparedData(task_data(tmp_path, "question_answering")).split("train")
+
+    def fresh(*changes: str) -> PixelBertForQuestionAnswering:
+        recipe = task_recipe("question_answering", *changes)
+        return build_model(recipe, build_processor(recipe, train), train)[0]
+
+    model = fresh("head.prior=true")
+    place = {answer: i for i, answer in model.config.id2label.items()}
+    means = np.mean([soft_targets(train.target(i), place) for i in range(train.num_records)], axis=0)
+    bias: Any = model.head[-1].bias
+    assert bias.sigmoid().tolist() == pytest.approx(means.tolist(), abs=1e-6)
+    bias = _pretrained(tmp_path, train).head[-1].bias
+    assert bias.sigmoid().tolist() == pytest.approx(means.tolist(), abs=1e-6), "also on another run's weights"
+    even: Any = fresh().head[-1].bias
+    assert not even.any(), "the paper's head begins at even odds"
+
+
+def _pretrained(folder: Path, train: Any) -> Any:
+    """A model that answers, with a prior, started from a pretrained one."""
+    recipe = task_recipe("pretraining")
+    processor = build_processor(recipe, train)
+    build_model(recipe, processor, train)[0].save_pretrained(folder / "run")
+    processor.save_pretrained(folder / "run")
+    recipe = task_recipe("question_answering", "head.prior=true")
+    return build_parts(recipe, train, train, from_run=folder / "run").model
 
 
 def test_answers_may_be_records_or_plain_strings() -> None:

@@ -49,6 +49,13 @@ class PixelBertForQuestionAnswering(PixelBertPreTrainedModel):
         )
         self.post_init()
 
+    @torch.no_grad()
+    def start_from_prior(self, odds: Tensor) -> None:
+        """Begin at each answer's log-odds [answers] whatever is asked: the last bias."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.copy_(odds)
+
     def forward(self, input_ids: Tensor, labels: Tensor | None = None, **inputs: Any) -> PixelBertHeadOutput:
         """logits [T, answers]. `labels` [T, answers] are soft targets in 0..1. `inputs` as in `PixelBertModel`."""
         output = self.pixelbert(input_ids, **cls_alone(self.config, inputs))

@@ -103,6 +103,7 @@ class Head(Section):
     dropout: float = Field(default=0.5, ge=0, lt=1)  # of the heads of the downstream tasks
     sample_pixels: bool = False  # visual.num_sampled_pixels while fine-tuning too (beyond the paper)
     image_type: bool = False  # a vector of its own for the left and the right picture (beyond the paper)
+    prior: bool = False  # the head begins at each answer's frequency among the training questions (beyond the paper)
 
 
 class Answers(Section):

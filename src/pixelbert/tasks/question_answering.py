@@ -93,13 +93,34 @@ def _commonest(target: Mapping[str, Any]) -> str:
 
 def soft_targets(target: Mapping[str, Any], place: Mapping[str, int], normalize: bool = True) -> np.ndarray:
     """Each answer's worth as a training target, float32 [answers]; `place` is an answer's place in the list."""
+    worth = np.zeros(len(place), dtype=np.float32)
+    for answer, value in _worths(target, normalize).items():
+        if answer in place:
+            worth[place[answer]] = value
+    return worth
+
+
+def _worths(target: Mapping[str, Any], normalize: bool) -> dict[str, float]:
+    """The worth of each answer that was given."""
     given = given_answers(target)
     counts = Counter(normalize_answer(answer) if normalize else answer for answer in given)
-    worth = np.zeros(len(place), dtype=np.float32)
-    for answer, count in counts.items():
-        if answer in place:
-            worth[place[answer]] = min(1.0, round(3 * count / len(given), 6))
-    return worth
+    return {answer: min(1.0, round(3 * count / len(given), 6)) for answer, count in counts.items()}
+
+
+def prior_odds(train: Records, answers: Sequence[str], normalize: bool = True) -> Tensor:
+    """Log-odds of each answer's mean worth as a training target, float32 [answers]; of half a question at the least.
+
+    Nearly all of a question's targets over hundreds of answers are 0. A head that starts at even odds for each first
+    learns that, in steps that push [CLS] the same way whatever was asked; from here on it learns what differs.
+    """
+    total = dict.fromkeys(answers, 0.0)
+    for record in range(train.num_records):
+        for answer, worth in _worths(train.target(record), normalize).items():
+            if answer in total:
+                total[answer] += worth
+    share = torch.tensor(list(total.values()), dtype=torch.float64) / train.num_records
+    least = 0.5 / train.num_records
+    return share.clamp(least, 1 - least).logit().float()
 
 
 @dataclass
@@ -208,6 +229,12 @@ class QuestionAnswering(Task):
         targets = (records.target(record) for record in range(records.num_records))
         answers = answer_list(targets, recipe.answers.min_count)
         return {"id2label": dict(enumerate(answers)), "head_dropout": recipe.head.dropout}
+
+    def prior(self, model: PixelBertForQuestionAnswering, recipe: Recipe, train: Records) -> None:
+        """With `head.prior`: the head's bias says how often each answer is right, before anything is learnt."""
+        if recipe.head.prior:
+            answers = [model.config.id2label[i] for i in range(model.config.num_labels)]
+            model.start_from_prior(prior_odds(train, answers, recipe.answers.normalize))
 
     def batches(
         self, recipe: Recipe, records: Records, processor: PixelBertProcessor, config: PixelBertConfig, train: bool

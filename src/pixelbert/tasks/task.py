@@ -98,6 +98,10 @@ class Task(ABC):
         """Settings of the model's config that come from the task and its training data, such as the answer list."""
         return {}
 
+    def prior(self, model: Any, recipe: Recipe, train: Records) -> None:
+        """Set what a fresh head starts from in the training data, where the recipe asks for it."""
+        del model, recipe, train
+
     def start(self, model: Any, source: PixelBertPreTrainedModel) -> None:
         """Fill a head from another run's model, where more than equal names can be used."""
         del model, source

@@ -165,8 +165,7 @@ def _start_from(
         if theirs != ours:
             raise UsageError(f"{source}: has {key} {theirs!r}, the recipe {ours!r}; --from needs the same")
     config.image_channels, config.image_mean, config.image_std = old.image_channels, old.image_mean, old.image_std
-    torch.manual_seed(recipe.seed)
-    model = task.model_class(config)
+    model = _fresh(recipe, config, train)
     weights = loaded.state_dict()
     if type(loaded) is not type(model) or old.id2label != config.id2label:  # a head for other answers is no use
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
@@ -248,9 +247,8 @@ def build_model(
             f"{recipe.name}: text.vocab has {len(processor.tokenizer):,} wordpieces, text.weights"
             f" {config.text_config.vocab_size:,} vectors for them"
         )
-    torch.manual_seed(recipe.seed)
     try:
-        model: Any = TASKS[recipe.task].model_class(config)
+        model = _fresh(recipe, config, train)
     except ValueError as error:
         raise UsageError(f"{recipe.name}: {error}") from error
     reports: dict[str, Any] = {}
@@ -272,6 +270,14 @@ def build_model(
     if not text.type_embedding:
         torch.nn.init.zeros_(model.pixelbert.text.embeddings.token_type_embeddings.weight)
     return model, reports
+
+
+def _fresh(recipe: Recipe, config: PixelBertConfig, train: Records) -> Any:
+    """The task's model before any foreign weights, the same for the same seed."""
+    torch.manual_seed(recipe.seed)
+    model = TASKS[recipe.task].model_class(config)
+    TASKS[recipe.task].prior(model, recipe, train)
+    return model
 
 
 def _config(recipe: Recipe, shape: dict[str, Any], train: Records) -> PixelBertConfig:
