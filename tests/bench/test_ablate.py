@@ -81,6 +81,7 @@ def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.
             stops.pop(0)
             raise KeyboardInterrupt
         runs.append(str(run.relative_to(tmp_path / "out")))
+        (run.parent / "features").mkdir(parents=True, exist_ok=True)  # as a frozen CNN leaves them
         return real(recipe, data, run, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_run", stopping)
@@ -104,6 +105,8 @@ def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.
         (1, "vqa_score"), (1, "i2t_r1"), (1, "t2i_r1"), (1, "accuracy"),
     }  # fmt: skip
     assert (tmp_path / "out" / "table.md").read_text() == result.table
+    left = {path.name for path in (tmp_path / "out").rglob("*")}
+    assert "model.safetensors" in left and not left & {"checkpoints", "features"}, "what finished rows need no more"
     with pytest.raises(UsageError, match="another pairs"):
         ablate(tmp_path / "out", replace(asked, pairs=17), say=lambda text: None)
     again = ablate(tmp_path / "out", replace(asked, rows=(1,)), say=lambda text: None)

@@ -2,7 +2,7 @@
 
     OUT/ablation.json                         what was asked for, every finished figure, the comparisons
     OUT/table.md                              the paper's table beside ours
-    OUT/row-5/seed-0/pretraining  vqa  ...    the runs; their checkpoints go when a row's figures are kept
+    OUT/row-5/seed-0/pretraining  vqa  ...    the runs; checkpoints and features go when a row's figures are kept
 
 Stopped half-way, the same command goes on: a finished run is not run again, an unfinished one is resumed.
 """
@@ -211,8 +211,8 @@ def _row_figures(out: Path, row: Row, seed: int, asked: Ablation) -> dict[str, f
         data = asked.data["pairs" if task == "retrieval" else task]
         figures |= _run(_recipe(task, row, seed, asked), data, folder / task, start, _FIGURES[task])
     _write(done, figures)
-    for checkpoints in folder.glob("*/checkpoints"):
-        shutil.rmtree(checkpoints, ignore_errors=True)
+    for spent in (*folder.glob("*/checkpoints"), folder / "features"):
+        shutil.rmtree(spent, ignore_errors=True)
     return figures
 
 
