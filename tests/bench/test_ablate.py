@@ -81,7 +81,6 @@ def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.
             stops.pop(0)
             raise KeyboardInterrupt
         runs.append(str(run.relative_to(tmp_path / "out")))
-        (run.parent / "features").mkdir(parents=True, exist_ok=True)  # as a frozen CNN leaves them
         return real(recipe, data, run, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_run", stopping)
@@ -111,6 +110,26 @@ def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.
         ablate(tmp_path / "out", replace(asked, pairs=17), say=lambda text: None)
     again = ablate(tmp_path / "out", replace(asked, rows=(1,)), say=lambda text: None)
     assert again.table == result.table and len(runs) == 9  # rows of before stay
+
+
+def test_rows_share_the_maps_of_a_cnn_that_stays_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = ("backbone.frozen_stages=9", "train.keep_frozen_features=true", "image.augment=none")
+    asked = tiny(tmp_path)
+    asked = replace(asked, overrides=(*asked.overrides, *frozen), rows=(4, 5, 1))
+    kept: dict[tuple[str, str], set[str]] = {}
+    real = module._run
+
+    def watched(recipe: object, data: str, run: Path, *rest: object) -> dict[str, float]:
+        figures = real(recipe, data, run, *rest)  # type: ignore[arg-type]
+        kept[run.parents[1].name, run.name] = {path.name for path in (tmp_path / "out" / "features").iterdir()}
+        return figures
+
+    monkeypatch.setattr(module, "_run", watched)
+    ablate(tmp_path / "out", asked, say=lambda text: None)
+    assert kept["row-4", "vqa"] < kept["row-4", "nlvr2"]
+    assert kept["row-5", "pretraining"] == kept["row-5", "nlvr2"] == kept["row-4", "nlvr2"], "none computed again"
+    assert kept["row-5", "nlvr2"] < kept["row-1", "nlvr2"], "from random weights every task has a CNN of its own"
+    assert not (tmp_path / "out" / "features").exists()
 
 
 def test_a_larger_row_joins_later_and_rows_without_a_common_seed_are_not_compared(
