@@ -130,8 +130,14 @@ def test_words_found_among_the_pixels_join_the_sum(tmp_path: Path) -> None:
     words = held_out.word_scores(images, texts)
     assert held_out.match_scores(images, texts) == pytest.approx(a * plain + w * cosine + v * words + b, abs=1e-4)
     ids = np.concatenate([text[1:-1] for text in held_out.texts])
-    share = ((ids == ids[0]).sum() + 1) / len(ids)
-    assert model.word_pixels.rarity[ids[0]].item() == pytest.approx(-np.log(share))
+    share = {piece: ((ids == piece).sum() + 1) / len(ids) for piece in set(ids.tolist())}
+    whole = -np.mean([sum(np.log(share[piece]) for piece in text[1:-1].tolist()) for text in held_out.texts])
+    assert model.word_pixels.rarity[ids[0]].item() == pytest.approx(-np.log(share[ids[0]]) / whole, rel=1e-5)
+    middle = torch.tensor([[1 + len(ids) // 72]])  # the place in the middle of an average text
+    with torch.no_grad():
+        word = model.pixelbert.text.embeddings(torch.tensor([[ids[0]]]), position_ids=middle)[0]
+        found = [model.word_pixels.best(word, held_out.grids.select(torch.tensor([i]))).item() for i in range(12)]
+    assert model.word_pixels.usual[ids[0]].item() == pytest.approx(np.mean(found), abs=1e-4)
 
 
 def test_with_words_a_fitted_model_is_saved_whole_and_scores_a_pair_as_in_a_batch(tmp_path: Path) -> None:

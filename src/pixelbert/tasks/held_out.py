@@ -180,15 +180,20 @@ class HeldOutPairs:
         return scores
 
     @torch.no_grad()
-    def words(self) -> tuple[Tensor, Tensor]:
-        """All pieces int64 [N] of the texts, and the mean [d] of their embeddings."""
+    def learn_words(self) -> None:
+        """Give the model's `word_pixels` what these texts and images say of words: how rare each is, and how well it is
+        usually found."""
         pieces, total = [], torch.zeros(self.model.config.hidden_size, dtype=torch.float64)
         for rows in self._by_length([len(t) for t in self.texts], "words"):
             ids, inner = pad_ids([self.texts[t] for t in rows]).to(self.device), inner_pieces(self._mask_of(rows))
             total += self.model.pixelbert.text.embeddings(ids)[inner].float().sum(0).cpu()
             pieces.append(ids[inner])
         found = torch.cat(pieces)
-        return found, total / max(len(found), 1)
+        self.model.word_pixels.count(found, len(self.texts), total / max(len(found), 1))
+        middle = torch.tensor([[1 + len(found) // (2 * len(self.texts))]], device=self.device)  # of an average text
+        every = torch.arange(self.model.config.text_config.vocab_size, device=self.device)[:, None]
+        alone = self.model.pixelbert.text.embeddings(every, position_ids=middle)[:, 0]
+        self.model.word_pixels.expect(alone, (self._grid_of(part) for part in self._image_parts()))
 
     def _cost(self, what: str, pairs: int, images: np.ndarray, texts: np.ndarray) -> _Cost:
         """What scoring so many pairs takes, told from one batch of middling length, these images and texts; of a few
@@ -279,8 +284,7 @@ class HeldOutPairs:
     def pooled_vectors(self) -> tuple[Tensor, Tensor]:
         """Unit vectors float32 of all images and of all texts alone, each computed once."""
         with self._cast():
-            places = np.array_split(np.arange(len(self.images)), -(-len(self.images) // self.batch_size))
-            images = torch.cat([self.model.image_vectors(self._grid_of(part)).float() for part in places])
+            images = torch.cat([self.model.image_vectors(self._grid_of(p)).float() for p in self._image_parts()])
             if self.middle_view:
                 images = F.normalize(images + self._middles(), dim=-1)
             texts = torch.empty(len(self.texts), images.shape[1], device=self.device)
@@ -343,6 +347,10 @@ class HeldOutPairs:
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
             self.progress(what, min(start + self.batch_size, len(order)), len(order))
+
+    def _image_parts(self) -> list[np.ndarray]:
+        """The images' places in batches."""
+        return np.array_split(np.arange(len(self.images)), -(-len(self.images) // self.batch_size))
 
     def _mask_of(self, texts: Sequence[int] | np.ndarray) -> Tensor:
         return pad_ids([np.ones_like(self.texts[i]) for i in texts]).to(self.device)

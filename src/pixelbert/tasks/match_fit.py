@@ -86,7 +86,7 @@ def fit_matches(held_out: HeldOutPairs, shortlist: int = 0) -> MatchFit:
     """
     model, count = held_out.model, len(held_out.records)
     if model.word_pixels is not None:
-        model.word_pixels.count(*held_out.words())
+        held_out.learn_words()
     false = np.array([held_out.false_caption(i) for i in range(count)])
     images = np.concatenate([held_out.image_of, held_out.image_of])
     features = _features(held_out, images, np.concatenate([np.arange(count), false]))
