@@ -39,26 +39,30 @@ def add_verbs(app: typer.Typer, epilog: str) -> None:
 def ask(
     run: Run,
     image: Photo,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help='Such as "What is the dog doing?"')],
+    questions: Annotated[
+        list[str], typer.Argument(metavar="QUESTION...", help='Such as "What is the dog doing?"; one or several.')
+    ],
     top: Top = 3,
     as_json: Json = False,
     timing: Timing = False,
     allow_urls: Urls = False,
 ) -> None:
-    """Answer a question about a picture, with the chance that the answer is right, or say that it is not known."""
-    _answer(run, lambda p: p.ask(image, question, top=top), "show_answer", as_json, timing, allow_urls, question)
+    """Answer questions about a picture, with the chance that the answer is right, or say that it is not known."""
+    asked = _one_or_several(questions)
+    _answer(run, lambda p: p.ask(image, asked, top=top), "show_answers", as_json, timing, allow_urls, *questions)
 
 
 def match(
     run: Run,
     image: Photo,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="A sentence.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="A sentence, or several.")],
     as_json: Json = False,
     timing: Timing = False,
     allow_urls: Urls = False,
 ) -> None:
     """Say whether a sentence and a picture belong together."""
-    _answer(run, lambda p: p.match(image, text), "show_match", as_json, timing, allow_urls, text)
+    told = _one_or_several(texts)
+    _answer(run, lambda p: p.match(image, told), "show_matches", as_json, timing, allow_urls, *texts)
 
 
 def compare(
@@ -144,6 +148,11 @@ def _no_collector() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _one_or_several(texts: list[str]) -> str | list[str]:
+    """One text alone: its result is no list then."""
+    return texts[0] if len(texts) == 1 else texts
 
 
 def _answer(

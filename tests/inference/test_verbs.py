@@ -47,6 +47,18 @@ def test_verb_prints_what_the_predictor_says(runs, photos, capsys, task, verb, a
     assert flat(found) == pytest.approx(flat(expected), abs=1e-4)
 
 
+@pytest.mark.parametrize(("task", "verb"), [("question_answering", "ask"), ("retrieval", "match")])
+def test_several_texts_are_answered_in_their_order(runs, photos, capsys, task, verb):
+    run, texts = str(runs(task)[0]), ["what is the dog", "a cat"]
+    together = json.loads(run_verb(capsys, verb, run, photos[0], *texts, "--json"))
+    alone = [json.loads(run_verb(capsys, verb, run, photos[0], text, "--json")) for text in texts]
+    assert [one["text"] for one in together] == texts
+    assert flat(together) == pytest.approx(flat(alone), abs=1e-4)
+    printed = run_verb(capsys, verb, run, photos[0], *texts)
+    first, second = (printed.index(f"{text}\n") for text in texts)
+    assert first == 0 and printed.count("%") >= 2 and "%" in printed[first:second] and "%" in printed[second:]
+
+
 def flat(value) -> list[float]:
     """All numbers of a result in order."""
     if isinstance(value, dict):

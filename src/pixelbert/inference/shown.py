@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pixelbert.inference.answers import Answer, Attention, Filling, Guess, Judgement, Match, Ranked, Result
+
+_OneText = TypeVar("_OneText", Answer, Match)
 
 _WIDTH = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -30,15 +33,23 @@ def percent(probability: float) -> str:
     return "> 99 %" if probability > 0.995 else f"{100 * probability:.0f} %"
 
 
-def show_answer(answer: Answer) -> None:
-    """The answer, or that it is not known; the best guesses."""
+def show_answers(answers: Answer | list[Answer]) -> None:
+    """The answer, or that it is not known; the best guesses. Of several, each below its question."""
+    _each(answers, _show_answer)
+
+
+def show_matches(matches: Match | list[Match]) -> None:
+    """The verdict and its chance; of several, each below its sentence."""
+    _each(matches, _show_match)
+
+
+def _show_answer(answer: Answer) -> None:
     _title(answer.said, "yellow" if answer.knows is False else "green")
     _bars([(guess.text, guess.probability) for guess in answer.guesses], weak=answer.knows is False)
     _remarks(answer)
 
 
-def show_match(match: Match) -> None:
-    """The verdict and its chance."""
+def _show_match(match: Match) -> None:
     _verdict(match.matches, "they belong together", "they do not belong together", match.probability)
     _remarks(match)
 
@@ -93,6 +104,15 @@ def show_unknown(words: Sequence[str]) -> None:
 def _verdict(yes: bool, true: str, false: str, probability: float) -> None:
     _title(true if yes else false, "green" if yes else "yellow")
     _bars([(true, probability), (false, 1 - probability)])
+
+
+def _each(results: _OneText | list[_OneText], show: Callable[[_OneText], None]) -> None:
+    if not isinstance(results, list):
+        show(results)
+        return
+    for place, result in enumerate(results):
+        _console().print(Text(("\n" if place else "") + result.text, style="dim"))
+        show(result)
 
 
 def _title(text: str, style: str) -> None:
