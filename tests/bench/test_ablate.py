@@ -116,19 +116,24 @@ def test_rows_share_the_maps_of_a_cnn_that_stays_frozen(tmp_path: Path, monkeypa
     frozen = ("backbone.frozen_stages=9", "train.keep_frozen_features=true", "image.augment=none")
     asked = tiny(tmp_path)
     asked = replace(asked, overrides=(*asked.overrides, *frozen), rows=(4, 5, 1))
-    kept: dict[tuple[str, str], set[str]] = {}
+    kept: dict[tuple[str, str, str], set[str]] = {}
     real = module._run
 
     def watched(recipe: object, data: str, run: Path, *rest: object) -> dict[str, float]:
         figures = real(recipe, data, run, *rest)  # type: ignore[arg-type]
-        kept[run.parents[1].name, run.name] = {path.name for path in (tmp_path / "out" / "features").iterdir()}
+        features = {path.name for path in (tmp_path / "out" / "features").iterdir()}
+        kept[run.parents[1].name, run.parent.name, run.name] = features
         return figures
 
     monkeypatch.setattr(module, "_run", watched)
     ablate(tmp_path / "out", asked, say=lambda text: None)
-    assert kept["row-4", "vqa"] < kept["row-4", "nlvr2"]
-    assert kept["row-5", "pretraining"] == kept["row-5", "nlvr2"] == kept["row-4", "nlvr2"], "none computed again"
-    assert kept["row-5", "nlvr2"] < kept["row-1", "nlvr2"], "from random weights every task has a CNN of its own"
+    first, second = (kept[row, "seed-0", "nlvr2"] for row in ("row-4", "row-5"))
+    assert kept["row-4", "seed-0", "vqa"] < first
+    assert kept["row-5", "seed-0", "pretraining"] == second == first, "none computed again"
+    assert second < kept["row-1", "seed-0", "nlvr2"], "from random weights every task has a CNN of its own"
+    assert not (tmp_path / "out" / "features").exists()
+    ablate(tmp_path / "out", replace(asked, rows=(4, 5), seeds=(0, 1)), say=lambda text: None)
+    assert kept["row-5", "seed-1", "pretraining"] == kept["row-4", "seed-1", "nlvr2"], "nor for a seed that joins later"
     assert not (tmp_path / "out" / "features").exists()
 
 

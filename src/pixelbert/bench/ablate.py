@@ -3,7 +3,7 @@
     OUT/ablation.json                         what was asked for, every finished figure, the comparisons
     OUT/table.md                              the paper's table beside ours
     OUT/row-5/seed-0/pretraining  vqa  ...    the runs; their checkpoints go when a row's figures are kept
-    OUT/features                              maps of a CNN that stays frozen, for all rows; they go at the end
+    OUT/features                              kept features of frozen CNNs, for all rows; they go at the end
 
 Stopped half-way, the same command goes on: a finished run is not run again, an unfinished one is resumed.
 """
@@ -129,20 +129,22 @@ def ablate(out: Path | str, asked: Ablation, say: Callable[[str], None] = print)
     for name in ("pairs", "vqa", "nlvr2"):
         if name not in asked.data:
             raise UsageError(f"ablate: no data for {name}; give --{name} DATA")
-    _check(asked, rows, out)
+    _check(asked, rows)
     asked = _claim(out, asked)
     result = AblationResult(_figures_of_before(out))
     _finish(out, asked, result)  # the folder is this ablation's from now on, whatever stops it
+    features = out.absolute() / "features"  # of one CNN for all rows while it stays frozen
+    own = replace(asked, overrides=(f"train.features_folder={json.dumps(str(features))}", *asked.overrides))
     for seed in asked.seeds:
         for row in rows:
             say(f"row {row.number} ({row.label}), seed {seed}")
-            result.figures.setdefault(row.number, {})[seed] = _row_figures(out, row, seed, asked)
+            result.figures.setdefault(row.number, {})[seed] = _row_figures(out, row, seed, own)
             _finish(out, asked, result)
-    shutil.rmtree(_features(out), ignore_errors=True)
+    shutil.rmtree(features, ignore_errors=True)
     return result
 
 
-def _check(asked: Ablation, rows: Sequence[Row], out: Path) -> None:
+def _check(asked: Ablation, rows: Sequence[Row]) -> None:
     """Before hours of work: every row is a row of its own, every recipe is right, every task can use its data."""
     if any(row.larger for row in rows) and not asked.larger:
         raise UsageError("ablate: row 6 needs a larger CNN: --larger backbone.name=..., or choose rows with --row")
@@ -152,7 +154,7 @@ def _check(asked: Ablation, rows: Sequence[Row], out: Path) -> None:
     for row in rows:
         for seed in asked.seeds:
             for task in (*(["pretrain"] if row.pretrained else []), *_TASKS):
-                _recipe(task, row, seed, asked, out)
+                _recipe(task, row, seed, asked)
     for task in ("pretrain", *_TASKS):
         data = asked.data["pairs" if task in ("pretrain", "retrieval") else task]
         TASKS[load_recipe(f"{task}-{asked.size}").task].check(PreparedData(data))
@@ -206,32 +208,21 @@ def _row_figures(out: Path, row: Row, seed: int, asked: Ablation) -> dict[str, f
         found: dict[str, float] = json.loads(done.read_text(encoding="utf-8"))
         return found
     start: Path | None = None
-    shared = _kept_maps(out) if any(out.glob("row-*/seed-*/figures.json")) else None
     if row.pretrained:
         start = folder / "pretraining"
-        _run(_recipe("pretrain", row, seed, asked, out), asked.data["pairs"], start, None)
+        _run(_recipe("pretrain", row, seed, asked), asked.data["pairs"], start, None)
     for task in _TASKS:
         data = asked.data["pairs" if task == "retrieval" else task]
-        figures |= _run(_recipe(task, row, seed, asked, out), data, folder / task, start, _FIGURES[task])
+        figures |= _run(_recipe(task, row, seed, asked), data, folder / task, start, _FIGURES[task])
     _write(done, figures)
-    own = set() if shared is None else _kept_maps(out) - shared  # of a CNN that no other row has
-    for spent in (*folder.glob("*/checkpoints"), *own):
-        shutil.rmtree(spent, ignore_errors=True)
+    for checkpoints in folder.glob("*/checkpoints"):
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return figures
 
 
-def _features(out: Path) -> Path:
-    return out.absolute() / "features"
-
-
-def _kept_maps(out: Path) -> set[Path]:
-    return set(_features(out).glob("*"))
-
-
-def _recipe(task: str, row: Row, seed: int, asked: Ablation, out: Path) -> Recipe:
+def _recipe(task: str, row: Row, seed: int, asked: Ablation) -> Recipe:
     """What a row trains: `pretrain` or one of the tasks. Raises UsageError for a change that no recipe takes."""
-    features = f"train.features_folder={json.dumps(str(_features(out)))}"
-    own = [f"seed={seed}", features, *asked.overrides, *(asked.larger if row.larger else ()), "validation.times=1"]
+    own = [f"seed={seed}", *asked.overrides, *(asked.larger if row.larger else ()), "validation.times=1"]
     if task == "pretrain":
         changes = [*own, *row.changes(), f"schedule.pairs={asked.pairs}", *asked.pretraining]
     elif task == "retrieval":
