@@ -12,6 +12,7 @@ from pixelbert.cli import main
 from pixelbert.data.prepare import prepare, survey
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError, UsageError
+from tiny_tasks import write_vqa
 
 
 def answers(*texts):
@@ -360,3 +361,34 @@ def test_other_pictures_of_the_same_names_are_other_data(tmp_path, tools):
     assert prepare("jsonl", [moved], tmp_path / "out", overwrite=True).fingerprint == first
     (moved.parent / "0.jpg").write_bytes(tools.picture(0, (80, 60)))
     assert prepare("jsonl", [moved], tmp_path / "out", overwrite=True).fingerprint != first
+
+
+def test_a_folder_that_is_given_twice_repeats_its_ids(nlvr2, flickr, tmp_path, tools):
+    """Also where ids are unique within a SOURCE alone: two sets of one's own may count from 1."""
+    names = [f"{part}-1-{pair}-img{side}.png" for part in ("train", "dev") for pair in range(3) for side in range(2)]
+    mapped = {name: str(next(nlvr2.rglob(name)).relative_to(nlvr2)) for name in names}
+    tools.write_json(nlvr2 / "image_map.json", mapped)
+    (flickr / "dataset_flickr8k.json").rename(flickr / "dataset_ours.json")
+    again = tmp_path / "again"
+    again.symlink_to(flickr)
+    questions = write_vqa(tmp_path / "questions")  # of a data_type of their own
+    for form, sources in (("nlvr2", [nlvr2] * 2), ("vqa", [questions] * 2)):
+        prepare(form, sources[:1], tmp_path / f"one-{form}")
+        with pytest.raises(DataError, match="is repeated in split"):
+            prepare(form, sources, tmp_path / f"two-{form}")
+    once, twice = (prepare("karpathy", [flickr, again][:n], tmp_path / f"photos-{n}") for n in (1, 2))
+    counts = [[data.split(name).num_records for name in ("train", "val")] for data in (once, twice)]
+    assert counts == [[12, 4]] * 2 and twice.info["bad_rows"]["total"] == 16, "pairs are left out, and told"
+
+
+def test_an_id_that_a_line_of_predictions_cannot_hold_is_a_bad_row(tmp_path, tools):
+    for name in ("a\rb", "a\nb"):
+        rows = [{"image": "0.jpg", "text": "x", "label": "true", "id": name}]
+        with pytest.raises(DataError, match="has a line break"):
+            prepare("jsonl", [own(tmp_path / "own", tools, rows)], tmp_path / "out")
+
+
+def test_an_id_of_thousands_of_digits_is_text(tmp_path, tools):
+    rows = [{"image": "0.jpg", "question": "what", "answer": "x", "question_id": "9" * 5000}]
+    split = prepare("jsonl", [own(tmp_path / "own", tools, rows)], tmp_path / "out").split("train")
+    assert split.target(0)["question_id"] == "9" * 5000

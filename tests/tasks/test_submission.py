@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 
 from memory_records import MemoryRecords
 from pixelbert.errors import DataError
+from pixelbert.tasks.image_pairs import ImagePairs
+from pixelbert.tasks.question_answering import QuestionAnswering
 from pixelbert.tasks.submission import (
     check_rankings,
     read_answers,
@@ -20,6 +23,7 @@ from pixelbert.tasks.submission import (
     write_judgements,
     write_rankings,
 )
+from pixelbert.tasks.task import Scoring
 
 SPLIT = "data/vqa, split 'val'"
 
@@ -180,3 +184,16 @@ def test_rankings_that_are_not_whole_are_refused(tmp_path: Path, change: Any, re
     path.write_text(json.dumps(found))
     with pytest.raises(DataError, match=reason):
         check_rankings(path, records, SPLIT)
+
+
+def test_two_records_of_one_id_are_told_before_anything_is_computed(tmp_path: Path) -> None:
+    """A mix of two data sets of one's own may have them."""
+    same = Told(tmp_path, [{"question_id": 100}, {"question_id": 7}, {"question_id": 100}])
+    path = tmp_path / "answers.json"
+    path.write_text(write_answers(same, ["a", "b", "c"]))
+    with pytest.raises(DataError, match=f"question_id 100 is twice in {SPLIT}; a predictions file"):
+        read_answers(path, same, SPLIT)
+    for task, key in ((QuestionAnswering(), "question_id"), (ImagePairs(), "identifier")):
+        batches = SimpleNamespace(records=Told(tmp_path, [{key: 100}, {key: 7}, {key: 100}]))
+        with pytest.raises(DataError, match=f"{key} 100 is twice in the split"):
+            task.predict(None, batches, Scoring())  # type: ignore[arg-type]

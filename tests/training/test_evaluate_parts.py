@@ -236,3 +236,25 @@ def test_a_val_split_by_another_name_is_held_out_from_training_too(data):
 def test_a_count_below_nothing_is_wrong_usage(tmp_path, name):
     with pytest.raises(UsageError, match=f"{name} is -1; 0 or more"):
         evaluate(tmp_path / "run", tmp_path / "data", **{name: -1})
+
+
+def test_no_captions_an_image_is_wrong_usage(tmp_path):
+    with pytest.raises(UsageError, match="captions_per_image is -1; 1 or more"):
+        evaluate(tmp_path / "run", tmp_path / "data", captions_per_image=-1)
+
+
+@pytest.mark.parametrize(("task", "unlabelled", "what"), [
+    ("question_answering", "test-dev", "has no answers"), ("image_pairs", "test-std", "has no label"),
+])  # fmt: skip
+def test_records_without_answer_or_label_are_not_trained_on(tmp_path, task, unlabelled, what):
+    """Their targets would say that every answer is wrong."""
+    prepared = PreparedData(task_data(tmp_path, task))
+    with pytest.raises(DataError, match=f"split '{unlabelled}': .*{what}"):
+        open_splits(prepared, task_recipe(task, f"data.train_splits=[train,{unlabelled}]"))
+
+
+def test_a_val_split_that_is_trained_on_by_another_name_needs_images_held_out(data):
+    with pytest.raises(DataError, match="split 'dev' is trained on; data.held_out_images says how many"):
+        open_splits(PreparedData(data), task_recipe(
+            "question_answering", "data.train_splits=[train,val]", "data.val_split=dev"
+        ))  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from memory_records import MemoryRecords, batches_of, random_texts, tiny_config
 from pixelbert.data.batches import Plan
 from pixelbert.data.images import ResizeRule
+from pixelbert.data.prepare import prepare
 from pixelbert.data.records import PreparedData
-from pixelbert.errors import UsageError
+from pixelbert.errors import DataError, UsageError
 from pixelbert.model.modeling import PixelBertModel
 from pixelbert.recipes.schema import load_recipe
 from pixelbert.tasks.inputs import Inputs
@@ -21,8 +23,9 @@ from pixelbert.tasks.pretraining_task import Pretraining
 from pixelbert.tasks.table import TASKS
 from pixelbert.training.frozen_features import FrozenFeatures
 from pixelbert.training.loop import train
-from pixelbert.training.setup import keep_out
+from pixelbert.training.setup import keep_out, open_splits
 from tiny_runs import BASE, tiny_data, tiny_recipe, weights
+from tiny_tasks import picture
 
 
 def test_photos_kept_out_are_never_trained_on_and_the_fit_is_saved(
@@ -116,3 +119,21 @@ def test_an_epoch_shows_one_view_and_view_0_is_the_photo_itself(tmp_path: Path) 
         assert same[views == 0].all()  # a crop may happen to be the whole, so the others are looked at together
         cropped.extend(~same[views > 0])
     assert seen == {0, 1, 2} and np.mean(cropped) > 0.8
+
+
+def test_a_photo_that_stands_in_two_training_splits_is_not_kept_out_of_one_alone(tmp_path: Path) -> None:
+    rows = [{"image": f"{i}.png", "text": f"photo {i} of {split}", "split": split}
+            for split, photos in (("train", range(15)), ("restval", (1, 20, 21))) for i in photos]  # fmt: skip
+    for i in range(22):
+        picture(tmp_path / f"{i}.png", i)
+    rows += [{"image": f"{i}.png", "text": f"photo {i}", "split": "val"} for i in (18, 19)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepared = prepare("jsonl", [tmp_path / "own.jsonl"], tmp_path / "data")
+    both, one = (
+        tiny_recipe("itm.calibration_images=3", f"data.train_splits={splits}")
+        for splits in ("[train,restval]", "[train]")
+    )
+    left, kept = keep_out(open_splits(prepared, one)[0], one)
+    assert (left.num_images, kept.num_images if kept else 0) == (12, 3)
+    with pytest.raises(DataError, match="'1.png' is kept out of training to fit matches, and stands in another"):
+        keep_out(open_splits(prepared, both)[0], both)

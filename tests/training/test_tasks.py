@@ -255,3 +255,25 @@ def test_scores_in_chunks_are_those_of_each_record_alone(
     assert together.shape == (len(chosen), model.config.num_labels)
     assert torch.allclose(together, alone, atol=1e-4)
     assert float(together.std(0).max()) > 10 * 1e-4  # the records do differ
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_a_head_for_another_number_of_pictures_begins_anew(folder: Path, data: Mapping[str, Path], typed: bool) -> None:
+    table = folder / f"one-{typed}.jsonl"
+    rows = [{"image": f"images/{part}-1-{k}-img0.png", "text": "the dog", "label": k % 2 == 0, "split": split}
+            for part, split in (("train", "train"), ("dev", "val")) for k in range(4)]  # fmt: skip
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one = prepare("jsonl", [table], folder / f"one-{typed}", images=[folder / "image_pairs"])
+    recipe = task_recipe("image_pairs", f"head.image_type={str(typed).lower()}")
+    made = {}
+    for count, prepared in ((2, PreparedData(data["image_pairs"])), (1, one)):
+        splits = open_splits(prepared, recipe)
+        made[count] = build_parts(recipe, *splits), splits
+        made[count][0].model.save_pretrained(folder / f"saved-{count}-{typed}")
+        made[count][0].processor.save_pretrained(folder / f"saved-{count}-{typed}")
+    for source, target in ((2, 1), (1, 2)):
+        parts = build_parts(recipe, *made[target][1], from_run=folder / f"saved-{source}-{typed}")
+        weights, old = parts.model.state_dict(), made[source][0].model.state_dict()
+        name = "pixelbert.pixels.projection.weight"
+        assert parts.model.config.num_images == target
+        assert torch.equal(weights[name], old[name])

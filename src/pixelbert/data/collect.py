@@ -83,7 +83,7 @@ class Collector:
         image, image2 = self._images(row, names, finder)
         target = json.dumps(row.target, ensure_ascii=False, sort_keys=True) if row.target else ""
         self._spool.add(
-            code, image, image2, _scope(item, row), _checked_id(row.id), text, _encodable(target, "target"),
+            code, image, image2, _scope(item, row), _record_id(row.id), text, _encodable(target, "target"),
             row.source, row.where,
         )  # fmt: skip
 
@@ -155,6 +155,13 @@ def _checked_id(name: str) -> str:
     if not name:
         raise _Rejected("image has no name")
     return _encodable(name, "name")
+
+
+def _record_id(identity: str) -> str:
+    """Predictions are written under it, a line each."""
+    if any(mark in identity for mark in "\r\n\0"):
+        raise _Rejected(f"the id {identity!r} has a line break or a zero byte")
+    return _checked_id(identity)
 
 
 def _encodable(text: str, what: str) -> str:

@@ -64,13 +64,20 @@ def parse_sources(
         if name not in FORMATS:
             raise UsageError(f"unknown format '{name}'; {nearest(name, [*FORMATS, 'mix'])}")
         items += _items(name, path, own_split, origin)
-    items = [replace(item, task=_task(item, reader or {})) for item in _titled(_pair(items))]
+    items = [replace(item, task=_task(item, reader or {})) for item in _titled(_pair(_first_origins(items)))]
     for item in items:
         if item.task != items[0].task:
             raise DataError(
                 f"{item.file}: holds data for the task {item.task}, and the sources before it for {items[0].task}"
             )
     return items
+
+
+def _first_origins(items: list[SourceItem]) -> list[SourceItem]:
+    """A file that is named again belongs to the SOURCE that named it first: its rows are found to be repeated."""
+    first: dict[str, int] = {}
+    real = [str(item.file) if is_url(item.file) else os.path.realpath(item.file) for item in items]
+    return [replace(item, origin=first.setdefault(file, item.origin)) for file, item in zip(real, items, strict=True)]
 
 
 def _pair(items: list[SourceItem]) -> list[SourceItem]:

@@ -159,10 +159,20 @@ def check_rankings(path: Path, records: Records, split: str) -> None:
 # -- what they share ---------------------------------------------------------------------------------------------------
 
 
+def check_ids(ids: Sequence[Hashable], what: str, split: str) -> None:
+    """Raises DataError where two records of a split have one id: a predictions file could not tell them apart."""
+    seen: set[Hashable] = set()
+    for own in ids:
+        if own in seen:
+            raise DataError(f"{what} {own} is twice in {split}; a predictions file cannot tell the two apart")
+        seen.add(own)
+
+
 def _matched(
     path: Path, entries: Sequence[_Entry], wanted: Sequence[Hashable], what: str, split: str, in_order: bool
 ) -> list[Any]:
     """The entries' values in the order of `wanted`. Raises DataError unless each of these has exactly one entry."""
+    check_ids(wanted, what, split)
     places: Mapping[Hashable, int] = {key: place for place, key in enumerate(wanted)}
     found: dict[int, _Entry] = {}
     for entry in entries:

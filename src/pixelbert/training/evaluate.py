@@ -85,6 +85,8 @@ def evaluate(
     for name, count in (("images", images), ("exact_images", exact_images), ("shortlist", shortlist), ("folds", folds)):
         if count < 0:
             raise UsageError(f"{name} is {count}; 0 or more is possible")
+    if captions_per_image < 1:
+        raise UsageError(f"captions_per_image is {captions_per_image}; 1 or more is possible")
     started, folder, prepared = time.monotonic(), Path(run), PreparedData(data)
     recipe = read_recipe(folder)
     task, part = TASKS[recipe.task], part_to_score(folder, recipe, prepared, split)

@@ -62,26 +62,39 @@ def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Record
     val: Records = prepared.split(recipe.data.val_split)
     if (own := prepared.own_name(recipe.data.val_split)) in splits:
         splits[own], val = _held_out(prepared, recipe, val)
+    for name, part in splits.items():  # an unanswered question would be learnt as one to which every answer is wrong
+        _check_labels(prepared, recipe, name, part)
     train = join(list(splits.values()))
     for name, split in (("train", train), (recipe.data.val_split, val)):
         if split.num_images < 2:
             raise DataError(f"{prepared.folder}: split '{name}' has {split.num_images} image(s), at least 2 are needed")
     if recipe.validation.times:  # said now, not after hours of training
-        try:
-            TASKS[recipe.task].check_labels(val)
-        except DataError as error:
-            raise DataError(f"{prepared.folder}: split '{recipe.data.val_split}': {error}") from error
+        _check_labels(prepared, recipe, recipe.data.val_split, val)
     return train, val
+
+
+def _check_labels(prepared: PreparedData, recipe: Recipe, name: str, split: Records) -> None:
+    try:
+        TASKS[recipe.task].check_labels(split)
+    except DataError as error:
+        raise DataError(f"{prepared.folder}: split '{name}': {error}") from error
 
 
 def keep_out(train: Records, recipe: Recipe) -> tuple[Records, Records | None]:
     """The records to train on, and those of the first images where the task keeps some out to be fitted afterwards.
 
-    Of few images a fifth at the most is kept out; of fewer than 10, none.
+    Of few images a fifth at the most is kept out; of fewer than 10, none. Raises DataError where a photo that is kept
+    out also stands in another training split.
     """
     count = min(TASKS[recipe.task].calibration_images(recipe), train.num_images // 5)
     if count < 2:
         return train, None
+    for image in range(count):
+        if any(row >= count for row in train.rows_of_photo(image)):
+            raise DataError(
+                f"image '{train.image_id(image)}' is kept out of training to fit matches, and stands in another"
+                " training split as well; leave that out of data.train_splits, or set itm.calibration_images=0"
+            )
     return SplitPart(train, count, train.num_images), SplitPart(train, 0, count)
 
 
@@ -92,6 +105,10 @@ def _held_out(prepared: PreparedData, recipe: Recipe, val: Records) -> tuple[Rec
     Raises DataError when nothing would be left to train on, or the records have two images.
     """
     name, count = recipe.data.val_split, recipe.data.held_out_images
+    if not count:
+        raise DataError(
+            f"{prepared.folder}: split '{name}' is trained on; data.held_out_images says how many images to hold out"
+        )
     if val.num_images <= count:
         raise DataError(
             f"{prepared.folder}: split '{name}' has {val.num_images} image(s), data.held_out_images holds out {count}"
@@ -167,8 +184,11 @@ def _start_from(
     config.image_channels, config.image_mean, config.image_std = old.image_channels, old.image_mean, old.image_std
     model = _fresh(recipe, config, train)
     weights = loaded.state_dict()
-    if type(loaded) is not type(model) or old.id2label != config.id2label:  # a head for other answers is no use
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    other_count = old.num_images != config.num_images
+    # a head for other answers, or for statements about another number of pictures, is no use
+    if type(loaded) is not type(model) or old.id2label != config.id2label or other_count:
+        dropped = ("head.", "image_type.") if other_count else ("head.",)
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(dropped)}
     keys = model.load_state_dict(weights, strict=False)
     task.start(model, loaded)
     report = {"source": str(source), "missing": keys.missing_keys, "unused": keys.unexpected_keys}

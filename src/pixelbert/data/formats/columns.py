@@ -193,7 +193,8 @@ def _answer(value: Any) -> str:
 
 def _number_or_text(identity: str) -> int | str:
     """Ids that are whole numbers are numbers in VQA's files."""
-    return int(identity) if identity.isdecimal() and str(int(identity)) == identity else identity
+    whole = len(identity) < 20 and identity.isdecimal()
+    return int(identity) if whole and str(int(identity)) == identity else identity
 
 
 def _blank(value: Any) -> bool:
