@@ -121,20 +121,20 @@ def test_rows_share_the_maps_of_a_cnn_that_stays_frozen(tmp_path: Path, monkeypa
 
     def watched(recipe: object, data: str, run: Path, *rest: object) -> dict[str, float]:
         figures = real(recipe, data, run, *rest)  # type: ignore[arg-type]
-        features = {path.name for path in (tmp_path / "out" / "features").iterdir()}
+        features = {path.name for path in (tmp_path / "out 😀" / "features").iterdir()}
         kept[run.parents[1].name, run.parent.name, run.name] = features
         return figures
 
     monkeypatch.setattr(module, "_run", watched)
-    ablate(tmp_path / "out", asked, say=lambda text: None)
+    ablate(tmp_path / "out 😀", asked, say=lambda text: None)
     first, second = (kept[row, "seed-0", "nlvr2"] for row in ("row-4", "row-5"))
     assert kept["row-4", "seed-0", "vqa"] < first
     assert kept["row-5", "seed-0", "pretraining"] == second == first, "none computed again"
     assert second < kept["row-1", "seed-0", "nlvr2"], "from random weights every task has a CNN of its own"
-    assert not (tmp_path / "out" / "features").exists()
-    ablate(tmp_path / "out", replace(asked, rows=(4, 5), seeds=(0, 1)), say=lambda text: None)
+    assert not (tmp_path / "out 😀" / "features").exists()
+    ablate(tmp_path / "out 😀", replace(asked, rows=(4, 5), seeds=(0, 1)), say=lambda text: None)
     assert kept["row-5", "seed-1", "pretraining"] == kept["row-4", "seed-1", "nlvr2"], "nor for a seed that joins later"
-    assert not (tmp_path / "out" / "features").exists()
+    assert not (tmp_path / "out 😀" / "features").exists()
 
 
 def test_a_larger_row_joins_later_and_rows_without_a_common_seed_are_not_compared(

@@ -142,6 +142,35 @@ def test_an_encoder_of_another_shape_is_refused(change: dict[str, Any], sentence
     (tmp_path / "config.json").write_text(json.dumps({**BertConfig(**TEXT).to_dict(), **change}))
     with pytest.raises(UsageError, match=sentence):
         text_config_from(str(tmp_path))
+    save_file({k: v.contiguous() for k, v in BertModel(BertConfig(**TEXT)).state_dict().items()},
+              tmp_path / "model.safetensors")  # fmt: skip
+    with pytest.raises(UsageError, match=sentence):
+        load_text_weights(tiny_core(), str(tmp_path))
+
+
+def test_an_encoder_in_several_files_is_the_encoder_in_one(bert: BertForPreTraining, tmp_path: Path) -> None:
+    for name, size in (("one", "1GB"), ("parts", "20KB")):
+        bert.bert.save_pretrained(tmp_path / name, max_shard_size=size)
+    assert (tmp_path / "parts" / "model.safetensors.index.json").exists()
+    one, parts = (snapshot(_loaded(tmp_path / name)) for name in ("one", "parts"))
+    assert all(torch.equal(one[key], parts[key]) for key in one)
+    next((tmp_path / "parts").glob("model-00001*")).unlink()
+    with pytest.raises(CheckpointError, match=r"index\.json: names 'model-00001-of-.*', which is not there"):
+        _loaded(tmp_path / "parts")
+
+
+def _loaded(folder: Path) -> Any:
+    model = tiny_core()
+    load_text_weights(model, str(folder))
+    return model
+
+
+def test_weights_that_are_no_numbers_are_refused(bert: BertForPreTraining, tmp_path: Path) -> None:
+    state = {key: value.clone() for key, value in bert.bert.state_dict().items()}
+    state["encoder.layer.1.output.dense.bias"][3] = float("nan")
+    torch.save(state, tmp_path / "broken.bin")
+    with pytest.raises(WrongWeightsError, match=r"1 tensors hold infinite numbers or none: encoder\.layer\.1\.output"):
+        load_text_weights(tiny_core(), str(tmp_path / "broken.bin"))
 
 
 def test_text_folders_that_lack_something(tmp_path: Path) -> None:

@@ -134,7 +134,9 @@ def ablate(out: Path | str, asked: Ablation, say: Callable[[str], None] = print)
     result = AblationResult(_figures_of_before(out))
     _finish(out, asked, result)  # the folder is this ablation's from now on, whatever stops it
     features = out.absolute() / "features"  # of one CNN for all rows while it stays frozen
-    own = replace(asked, overrides=(f"train.features_folder={json.dumps(str(features))}", *asked.overrides))
+    own = replace(
+        asked, overrides=(f"train.features_folder={json.dumps(str(features), ensure_ascii=False)}", *asked.overrides)
+    )
     for seed in asked.seeds:
         for row in rows:
             say(f"row {row.number} ({row.label}), seed {seed}")

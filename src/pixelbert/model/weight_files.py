@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl", ".tar", ".ckpt")
 _CONTAINERS = ("state_dict_ema", "state_dict", "model", "blobs", "model_state_dict")  # around a state dict in a file
 _TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
+_TEXT_PARTS = "model.safetensors.index.json"  # says which of several files holds each tensor
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,23 @@ def read_text_tensors(source: WeightSource) -> dict[str, Tensor]:
             continue
         if path is not None:
             return read_tensors(path)
+    if unreachable is None and (index := text_file(source, _TEXT_PARTS)) is not None:
+        return _read_parts(source, index)
     raise unreachable or UsageError(f"{source.text}: has neither {' nor '.join(_TEXT_FILES)}")
+
+
+def _read_parts(source: WeightSource, index: Path) -> dict[str, Tensor]:
+    """The tensors of a large encoder, which its index says lie in several files."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"{index}: has no 'weight_map' of tensors and files")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        path = text_file(source, name) if name == Path(name).name else None
+        if path is None:
+            raise CheckpointError(f"{index}: names '{name}', which is not there")
+        tensors |= read_tensors(path)
+    return tensors
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -285,6 +285,8 @@ def load_text_weights(
             f"no type_embedding_init '{type_embedding_init}'; {nearest(type_embedding_init, ('bert', 'random'))}"
         )
     core = _core(model)
+    if _described(source):
+        text_config_from(source)  # RoBERTa's tensors have BERT's names and shapes, and count positions otherwise
     tensors = {
         key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor
         for key, tensor in read_text_tensors(_text_source(source)).items()
@@ -325,6 +327,15 @@ def text_config_from(source: str) -> dict[str, Any]:
     if settings.get("position_embedding_type", "absolute") != "absolute":
         raise UsageError(f"{path}: relative positions; the text encoder has BERT's absolute ones")
     return {key: value for key, value in settings.items() if key in _BERT_SETTINGS}
+
+
+def _described(source: str) -> bool:
+    """Whether a config.json is there; without a network the cache of a hub may hold the weights alone."""
+    parsed = _text_source(source)
+    try:
+        return text_file(parsed, "config.json") is not None
+    except UsageError:
+        return False
 
 
 def vocab_of(source: str) -> Path:
@@ -381,6 +392,8 @@ def _load(
         problem = f"{len(missing)} tensors are missing: {_first(missing)}"
     elif strict and larger:
         problem = f"{len(larger)} tensors of a larger network: {_first(larger)}"
+    elif broken := [name for name in report.loaded if not values[name].isfinite().all()]:
+        problem = f"{len(broken)} tensors hold infinite numbers or none: {_first(broken)}"
     else:
         problem = ""
     if problem:

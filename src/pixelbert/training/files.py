@@ -150,8 +150,8 @@ def is_disk_full(error: BaseException) -> bool:
 def disk_full(path: Path) -> MachineError:
     """The error to raise then."""
     return MachineError(
-        f"{path}: the disk is full; free some space, then give the command again (train with --resume; earlier"
-        " checkpoints are whole)"
+        f"{path}: the disk is full; free some space, then give the command again (train with --resume where a"
+        " checkpoint stands: earlier ones are whole)"
     )
 
 
