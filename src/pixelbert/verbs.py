@@ -116,7 +116,12 @@ def attend(
     word: Annotated[str | None, typer.Option(help="A word, or several in a row; without it, all.")] = None,
     layer: Annotated[int, typer.Option(help="Of the Transformer, from 1.")] = 1,
     head: Annotated[int | None, typer.Option(help="From 1; without it all heads averaged.")] = None,
-    method: Annotated[str, typer.Option(help="attention, rollout, gradient-..., occlusion-...")] = "attention",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="attention, rollout, gradient-match or -word, occlusion-match or -word, similarity, nearness."
+        ),
+    ] = "attention",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the picture here (PNG).")] = None,
     as_json: Json = False,
     timing: Timing = False,
@@ -124,13 +129,18 @@ def attend(
 ) -> None:
     """Draw where the network looks in a picture for a word of a sentence."""
     options: dict[str, Any] = {"layer": layer, "head": head, "method": method}
+    if out is not None:
+        from pixelbert.data.files import PNG, check_output
+
+        check_output(out, PNG)
 
     def call(predictor: Predictor) -> Any:
-        found = predictor.attend(image, sentence, word, **options)
-        if out is not None:
-            from pixelbert.inference.attention_pictures import write_png
+        if out is None:
+            return predictor.attend(image, sentence, word, **options)
+        from pixelbert.inference.attention_pictures import write_png
 
-            write_png(out, predictor.attention_picture(image, sentence, word, **options))
+        found, drawn = predictor.attend_and_draw(image, sentence, word, **options)
+        write_png(out, drawn)
         return found
 
     _answer(run, call, "show_attention", as_json, timing, allow_urls, sentence)

@@ -11,10 +11,11 @@ import pytest
 
 from pixelbert.bench import ablate as module
 from pixelbert.bench.ablate import ROWS, Ablation, AblationResult, ablate, difference, table
+from pixelbert.data.prepare import prepare
 from pixelbert.errors import CheckpointError, DataError, UsageError
 from pixelbert.recipes.schema import load_recipe
 from tiny_runs import BASE
-from tiny_tasks import TASKS, task_data
+from tiny_tasks import TASKS, task_data, write_vqa
 
 
 def test_differences_are_paired_by_record() -> None:
@@ -106,7 +107,7 @@ def test_rows_run_and_go_on_where_they_were(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "out" / "table.md").read_text() == result.table
     left = {path.name for path in (tmp_path / "out").rglob("*")}
     assert "model.safetensors" in left and not left & {"checkpoints", "features"}, "what finished rows need no more"
-    with pytest.raises(UsageError, match="another pairs"):
+    with pytest.raises(UsageError, match="another ablation .pairs: 16 there, 17 here"):
         ablate(tmp_path / "out", replace(asked, pairs=17), say=lambda text: None)
     again = ablate(tmp_path / "out", replace(asked, rows=(1,)), say=lambda text: None)
     assert again.table == result.table and len(runs) == 9  # rows of before stay
@@ -164,7 +165,7 @@ def test_a_larger_row_joins_later_and_rows_without_a_common_seed_are_not_compare
     larger = replace(asked, rows=(1, 6), larger=("backbone.name=resnet10t",))
     assert set(ablate(out, larger, say=quiet).figures) == {1, 5, 6}
     assert {run.split("/")[0] for run in runs[before:]} == {"row-6"}
-    with pytest.raises(UsageError, match="another larger"):
+    with pytest.raises(UsageError, match="another ablation .larger: "):
         ablate(out, replace(larger, larger=("backbone.name=resnet14t",)), say=quiet)
     assert set(ablate(out, replace(asked, rows=(5,)), say=quiet).figures) == {1, 5, 6}  # row 6's CNN is not asked for
     assert ablate(out, larger, say=quiet).claims
@@ -176,6 +177,42 @@ def test_a_damaged_record_of_an_ablation_is_told(tmp_path: Path) -> None:
     (tmp_path / "out" / "ablation.json").write_text("{")
     with pytest.raises(CheckpointError, match="ablation.json: damaged"):
         ablate(tmp_path / "out", asked, say=lambda text: None)
+
+
+def test_damaged_files_of_a_row_are_told_with_what_to_delete(tmp_path: Path) -> None:
+    out, asked = tmp_path / "out", replace(tiny(tmp_path), rows=(1, 5))
+    first = ablate(out, asked, say=lambda text: None)
+    (out / "row-x" / "seed-0").mkdir(parents=True)
+    (out / "row-x" / "seed-0" / "figures.json").write_text("a note of someone's")
+    for file, damage, remedy in (
+        ("row-1/seed-0/figures.json", "{}", "no 'vqa_score'.; delete the file, then"),
+        ("row-1/seed-0/figures.json", "[]", "delete the file, then"),
+        ("row-5/seed-0/figures.json", '{"vqa_sc', "delete the file, then"),
+        ("row-1/seed-0/vqa/validation/records.jsonl", '{"record": ', "delete the folder .*seed-0, then"),
+        ("row-5/seed-0/retrieval/validation/ranks.jsonl", None, "delete the folder .*seed-0, then"),
+    ):
+        path = out / file
+        before = path.read_text()
+        path.unlink() if damage is None else path.write_text(damage)
+        with pytest.raises(CheckpointError, match=rf"{path.name}: damaged .*{remedy} give the same command again"):
+            ablate(out, asked, say=lambda text: None)
+        path.write_text(before)
+    (out / "row-1" / "seed-0" / "figures.json").unlink()
+    assert ablate(out, asked, say=lambda text: None).table == first.table, "figures stand in each task's own file too"
+
+
+def test_the_same_data_may_be_named_otherwise_and_other_data_may_not(tmp_path: Path) -> None:
+    out, asked = tmp_path / "out", replace(tiny(tmp_path), rows=(1,))
+    first = ablate(out, asked, say=lambda text: None)
+    (tmp_path / "link").symlink_to(asked.data["vqa"])
+    linked = replace(asked, data={**asked.data, "vqa": str(tmp_path / "link")})
+    assert ablate(out, linked, say=lambda text: None).table == first.table
+    (tmp_path / "link").unlink()
+    for path in write_vqa(tmp_path / "other").glob("*questions.json"):
+        path.write_text(path.read_text().replace("what is", "where is"))
+    prepare("vqa", [tmp_path / "other"], tmp_path / "link")
+    with pytest.raises(UsageError, match="holds another ablation .data: "):
+        ablate(out, linked, say=lambda text: pytest.fail("a row was started"))
 
 
 def test_what_cannot_become_a_table_is_told_before_any_run(tmp_path: Path) -> None:

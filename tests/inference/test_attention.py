@@ -8,7 +8,7 @@ import torch
 from attending import config, noise, pretraining_model, processor, seen
 
 from pixelbert.errors import UsageError
-from pixelbert.inference.attention import METHODS, Method, encode, look, look_all, see
+from pixelbert.inference.attention import LAYERLESS, METHODS, Method, encode, look, look_all, see
 from pixelbert.inference.sentence_words import read_sentence
 from pixelbert.model.heads import (
     PixelBertForImageAndTextRetrieval,
@@ -131,13 +131,25 @@ def test_every_method_gives_a_map_and_leaves_the_model_as_it_was(read, name):
     photo = seen(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)  # a model for use: gradients must still reach the attention
-    found = look(model, read, photo, SENTENCE, "redcap", Method(name, layer=2))
+    found = look(model, read, photo, SENTENCE, "redcap", Method(name, layer=1 if name in LAYERLESS else 2))
     assert found.weights.shape == photo.cells.shape
     assert found.weights.min() >= 0
     assert found.weights.sum() == pytest.approx(1)
     assert (found.to_photo is not None) == (name == "attention")
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.config.text_config._attn_implementation != "eager"
+
+
+def test_a_layer_or_head_that_means_nothing_to_a_method_is_told(model, read, photo):
+    """Else the picture would name a head that was never looked at."""
+    for method, told in (
+        (Method("rollout", 2, head=1), "'rollout' looks at no single head"),
+        (Method("occlusion-word", head=1), "'occlusion-word' looks at no single head"),
+        (Method("nearness", layer=2), "'nearness' looks at no layer"),
+        (Method("gradient-match", layer=3), "the last: there .CLS. alone reaches the match score"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            look(model, read, photo, SENTENCE, "dogs", method)
 
 
 def test_rollout_of_one_layer_is_its_attention(model, read, photo):

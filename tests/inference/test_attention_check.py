@@ -247,6 +247,11 @@ def test_the_command_refuses_what_is_no_pretraining_run(runs, coco, tmp_path, ca
         ([str(tmp_path / "none"), str(coco)], 5, "no such run folder"),
         ([str(runs("pretraining")[0]), str(tmp_path)], 3, "has no annotations/instances_*.json"),
         ([str(runs("pretraining")[0]), str(coco), "--method", "guess"], 2, "no method 'guess'"),
+        ([str(runs("pretraining")[0]), str(coco), "--method", "atention"], 2, "did you mean 'attention'?"),
+        ([str(runs("pretraining")[0]), str(coco), "--part", "val2041"], 3, "did you mean 'val2014'?"),
+        ([str(runs("pretraining")[0]), str(coco), "--photos", "1"], 3, "take more pictures (--photos)"),
+        ([str(tmp_path / "none"), str(coco), "--out", str(tmp_path)], 2, "is a folder; give a file to write"),
+        ([str(tmp_path / "none"), str(coco), "--out", str(tmp_path / "a.png")], 2, "what is written is JSON"),
     ):
         assert cli.main(["check-attention", *arguments]) == code
         assert sentence in capsys.readouterr().err

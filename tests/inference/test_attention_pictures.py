@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from attending import noise, pretraining_model, processor
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pixelbert.errors import UsageError
 from pixelbert.inference import attention_pictures
+from pixelbert.inference.answers import Attention
 from pixelbert.inference.attention import AttentionMap, Method, look_all, see
 from pixelbert.inference.attention_pictures import colours, heat_of, overlay, picture, png, sheet, spread, write_png
 from pixelbert.inference.cells import Cells
 from pixelbert.inference.sentence_words import Word
+from pixelbert.inference.shown import show_attention
 
 WORD = Word("dog", 2, 5, (2,))
 
@@ -117,3 +121,47 @@ def test_letters_beyond_ascii_are_drawn_or_replaced_in_their_places(monkeypatch)
     monkeypatch.setattr(attention_pictures, "_WIDE_FONTS", ("no such font.ttf",))
     assert attention_pictures._drawable(sentence)[0] == "ein Hundchen - ?, cafe"
     assert attention_pictures._drawable("plain")[0] == "plain"
+
+
+@pytest.mark.parametrize("shape", [(600, 12), (320, 80), (12, 600)])
+def test_the_words_of_slivers_can_be_read(shape):
+    """Captions lie beside each other, not on each other, and the whole sentence stands on the page."""
+    model, read = pretraining_model(), processor()
+    photo = see(model, read, noise(*shape))
+    sentence = "a skateboarder dog in the snow, the fire hydrant"
+    maps = look_all(model, read, photo, sentence)
+    drawn: list[tuple[float, float, float]] = []
+    real = ImageDraw.ImageDraw.text
+
+    def watched(self, at, text, *rest, **more):
+        drawn.append((at[1], at[0], at[0] + self.textlength(text, font=more["font"])))
+        assert drawn[-1][2] <= self.im.size[0], f"{text!r} is cut at the edge"
+        return real(self, at, text, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageDraw.ImageDraw, "text", watched)
+        for columns in (None, 1):
+            sheet(maps, photo.pixels, sentence, columns=columns)
+        picture(maps[0], photo.pixels, sentence)
+        rows = sorted(drawn)
+        drawn.clear()
+        sheet(maps, photo.pixels, sentence)
+        rows = sorted(drawn)
+    for (y, _, end), (other, start, _) in pairwise(rows):
+        assert y != other or end < start
+
+
+def test_a_map_of_zeros_is_said_to_have_found_nothing(capsys):
+    model, read = pretraining_model(), processor()
+    photo = see(model, read, noise(64, 64))
+    found = look_all(model, read, photo, "a dog")[0]
+    nothing = replace(found, weights=np.zeros_like(found.weights))
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, *rest, **more: drawn.append(text))
+        picture(nothing, photo.pixels, "a dog")
+        sheet([nothing, found], photo.pixels, "a dog")
+    assert "found nothing" in drawn and "a   nothing" in drawn
+    zeros = [[0.0, 0.0]]
+    show_attention([Attention("dog", "occlusion-word", None, None, zeros, [[[0, 0, 1, 1]] * 2], None)])
+    assert "dog  found nothing" in capsys.readouterr().out

@@ -76,6 +76,17 @@ def test_rank_prints_the_best_first(runs, photos, capsys):
     assert "a dog" in printed and "a cat" in printed
 
 
+def test_attend_finds_out_before_it_looks_whether_it_can_write(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out, told in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "a.jpg", "what is written is PNG"),
+        (tmp_path / "file" / "a.png", "is a file"),
+    ):
+        assert cli.main(["attend", str(tmp_path / "no-run"), "photo.jpg", "a dog", "--out", str(out)]) == 2
+        assert told in capsys.readouterr().err
+
+
 def test_attend_writes_its_picture(runs, photos, tmp_path, capsys):
     out = tmp_path / "pictures" / "dog.png"
     run_verb(capsys, "attend", str(runs("pretraining")[0]), photos[0], "a dog", "--word", "dog", "--out", str(out))

@@ -166,9 +166,24 @@ def _figures_of_before(out: Path) -> dict[int, dict[int, dict[str, float]]]:
     """figures[row][seed] of the rows and seeds that stand finished in the folder."""
     found: dict[int, dict[int, dict[str, float]]] = {}
     for path in sorted(out.glob("row-*/seed-*/figures.json")):
-        row, seed = (int(part.name.partition("-")[2]) for part in (path.parents[1], path.parent))
-        found.setdefault(row, {})[seed] = json.loads(path.read_text(encoding="utf-8"))
+        row, seed = (part.name.partition("-")[2] for part in (path.parents[1], path.parent))
+        if row.isdecimal() and seed.isdecimal() and any(own.number == int(row) for own in ROWS):
+            found.setdefault(int(row), {})[int(seed)] = _read(path, _names(), "the file")
     return found
+
+
+def _read(path: Path, names: Sequence[str], remedy: str) -> dict[str, float]:
+    """The figures of these names in a file of ours. Raises CheckpointError: delete `remedy`."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: float(found[name]) for name in names}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error, remedy) from error
+
+
+def _damaged(path: Path, error: Exception, remedy: str) -> CheckpointError:
+    what = f"no {error}" if isinstance(error, KeyError) else error
+    return CheckpointError(f"{path}: damaged ({what}); delete {remedy}, then give the same command again")
 
 
 def _row(number: int) -> Row:
@@ -183,7 +198,8 @@ def _claim(out: Path, asked: Ablation) -> Ablation:
     path = out / "ablation.json"
     if path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))["asked"]
+            content = json.loads(path.read_text(encoding="utf-8"))
+            before = content["asked"]
             if 6 not in asked.rows:
                 asked = replace(asked, larger=tuple(before["larger"]))
         except (ValueError, KeyError, TypeError) as error:
@@ -191,12 +207,20 @@ def _claim(out: Path, asked: Ablation) -> Ablation:
         now = json.loads(json.dumps(asdict(asked)))
         free = {"rows", "seeds"} | (set() if (out / "row-6").exists() else {"larger"})
         changed = [name for name in now if name not in free and before.get(name) != now[name]]
+        if (known := content.get("fingerprints")) is not None:  # however the folders are named
+            same = known == _fingerprints(asked)
+            changed = [name for name in changed if name != "data"] + ([] if same else ["data"])
         if changed:
-            raise UsageError(f"{out}: holds an ablation with another {', '.join(changed)}; choose another folder")
+            told = "; ".join(f"{name}: {before.get(name)} there, {now[name]} here" for name in changed)
+            raise UsageError(f"{out}: holds another ablation ({told}); choose another folder")
     elif out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: exists and holds no ablation; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     return asked
+
+
+def _fingerprints(asked: Ablation) -> dict[str, str]:
+    return {name: PreparedData(folder).fingerprint for name, folder in asked.data.items()}
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -207,8 +231,7 @@ def _row_figures(out: Path, row: Row, seed: int, asked: Ablation) -> dict[str, f
     figures: dict[str, float] = {}
     done = folder / "figures.json"
     if done.is_file():
-        found: dict[str, float] = json.loads(done.read_text(encoding="utf-8"))
-        return found
+        return _read(done, _names(), "the file")
     start: Path | None = None
     if row.pretrained:
         start = folder / "pretraining"
@@ -244,8 +267,7 @@ def _run(recipe: Recipe, data: str, run: Path, start: Path | None, names: Sequen
 
     finished = run / "finished.json"
     if finished.is_file():
-        found: dict[str, float] = json.loads(finished.read_text(encoding="utf-8"))
-        return found
+        return _read(finished, names, f"the folder {run}")
     metrics = train_on(recipe, data, run, from_run=start)
     figures = {name: metrics[name] for name in names}
     _write(finished, figures)
@@ -259,8 +281,8 @@ def _finish(out: Path, asked: Ablation, result: AblationResult) -> None:
     result.claims = claims(out, result.figures)
     result.pretraining = pretraining_figures(out, result.figures)
     result.table = table(result)
-    content = {"asked": asdict(asked), "figures": result.figures, "pretraining": result.pretraining,
-               "claims": result.claims}  # fmt: skip
+    content = {"asked": asdict(asked), "fingerprints": _fingerprints(asked), "figures": result.figures,
+               "pretraining": result.pretraining, "claims": result.claims}  # fmt: skip
     _write(out / "ablation.json", content)
     from pixelbert.training.files import write_file
 
@@ -280,14 +302,18 @@ def _names() -> list[str]:
 def record_scores(run: Path, name: str) -> dict[str, float]:
     """Each record's own score, percent, behind a figure of a run's last validation; of `i2t_r1` each image's."""
     file = {"t2i_r1": "ranks.jsonl", "i2t_r1": "image_ranks.jsonl"}.get(name, "records.jsonl")
-    rows = [json.loads(line) for line in (run / "validation" / file).read_text(encoding="utf-8").splitlines()]
-    if name == "i2t_r1":
-        return {row["image"]: 100.0 * (row["rank"] == 1) for row in rows}
-    if name == "t2i_r1":
-        return {row["record"]: 100.0 * (row["rank"] == 1) for row in rows}
-    if name == "vqa_score":
-        return {row["record"]: float(row["score"]) for row in rows}
-    return {row["record"]: 100.0 * bool(row["right"]) for row in rows}
+    path = run / "validation" / file
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if name == "i2t_r1":
+            return {row["image"]: 100.0 * (row["rank"] == 1) for row in rows}
+        if name == "t2i_r1":
+            return {row["record"]: 100.0 * (row["rank"] == 1) for row in rows}
+        if name == "vqa_score":
+            return {row["record"]: float(row["score"]) for row in rows}
+        return {row["record"]: 100.0 * bool(row["right"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error, f"the folder {run.parent}") from error
 
 
 def difference(

@@ -7,11 +7,11 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from pixelbert.errors import DataError
+from pixelbert.errors import DataError, MachineError, UsageError
 
 OnRead = Callable[[int], None]
 
@@ -32,6 +32,22 @@ def file_size(path: str) -> int:
 def file_in_the_way(path: Path) -> Path | None:
     """What stands as a file where a folder above `path` would have to be."""
     return next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None)
+
+
+PNG, JSON = (".png", ""), (".json", "")  # endings of files that are asked for; first what they are
+
+
+def check_output(path: Path, endings: Sequence[str]) -> None:
+    """Before any work: a file can be written there, of a name that ends so. Raises UsageError, MachineError."""
+    if path.is_dir():  # also an empty name: the folder one stands in
+        raise UsageError(f"{path}: is a folder; give a file to write")
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{path}: what is written is {endings[0][1:].upper()}; give a name that ends in {endings[0]}")
+    if in_the_way := file_in_the_way(path):
+        raise UsageError(f"{path}: {in_the_way} is a file, not a folder")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise MachineError(f"{above}: cannot be written to")
 
 
 class _Source(io.RawIOBase):

@@ -107,13 +107,13 @@ class Attention:
     """Where the network looked for one word.
 
     word: as written. weights [rows][columns]: sum 1 over the photo's cells. boxes [rows][columns]: left, top, right and
-    bottom of each cell in the photo's own pixels. to_photo: the part of the word's attention that goes to the photo
-    (method `attention` alone).
+    bottom of each cell in the photo's own pixels; all 0 where the method found nothing. layer: None for methods that
+    look at none. to_photo: the part of the word's attention that goes to the photo (method `attention` alone).
     """
 
     word: str
     method: str
-    layer: int
+    layer: int | None
     head: int | None
     weights: list[list[float]]
     boxes: list[list[list[float]]]

@@ -37,6 +37,8 @@ METHODS: dict[str, str] = {
     "nearness": "how near each cell's pixel is to the word's embedding, as far as it is above the cells' mean",
 }
 _OCCLUSIONS_AT_ONCE = 64
+#: Methods that look at no layer of the Transformer; these, and rollout, at no single head.
+LAYERLESS = ("occlusion-match", "occlusion-word", "similarity", "nearness")
 
 #: Hidden vectors [T, S, d] and the mean [T, d] of the pixels that they saw -> a score [T].
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +46,9 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """How to look. `layer` and `head` count from 1; no head: all heads averaged (`rollout` knows no single head).
+    """How to look. `layer` and `head` count from 1; no head: all heads averaged.
+
+    `rollout` knows no single head; occlusion, similarity and nearness neither layer nor head.
 
     occlude: cells a side that occlusion takes away together.
     """
@@ -100,8 +104,8 @@ def look(
         word: as in `Sentence.find`: a word or several in a row, or a place from 0.
         method: None: the paper's, attention in the first layer, heads averaged.
 
-    Raises UsageError for a word that is not there, a layer or head out of range, a method that the model's head cannot
-    give; BadImage for a photo that cannot be read.
+    Raises UsageError for a word that is not there, a layer or head that is out of range or means nothing to the method,
+    a method that the model's head cannot give; BadImage for a photo that cannot be read.
     """
     looking = Looking(model, processor, photo, sentence)
     return looking.at(word, method or Method())
@@ -221,6 +225,15 @@ class Looking:
                 continue
             if not 1 <= whole_number(value, name) <= most:
                 raise UsageError(f"{name} {value}: the model has {name}s 1 to {most}")
+        if method.name in LAYERLESS and method.layer != 1:
+            raise UsageError(f"the method '{method.name}' looks at no layer; leave the layer out")
+        if method.head is not None and method.name in (*LAYERLESS, "rollout"):
+            raise UsageError(f"the method '{method.name}' looks at no single head; leave the head out")
+        if method.name == "gradient-match" and method.layer == text.num_hidden_layers:
+            raise UsageError(
+                f"gradient-match in layer {method.layer}, the last: there [CLS] alone reaches the match score, and no"
+                " word's attention has a gradient; choose a layer below"
+            )
         if method.occlude < 1:
             raise UsageError(f"occlude {method.occlude}: at least 1 cell a side is taken away")
 

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 import pixelbert
-from pixelbert.errors import DataError, UsageError
+from pixelbert.data.files import JSON, check_output
+from pixelbert.errors import DataError, UsageError, nearest
 from pixelbert.inference.attention import METHODS, Looking, Method, core_of, see
 from pixelbert.inference.named_objects import NamedObject, read_named_objects
 from pixelbert.model import precision
@@ -53,7 +54,7 @@ def methods_of(model: Any, names: Sequence[str] | None = None) -> list[Method]:
         return listed
     for name in names:
         if name not in METHODS:
-            raise UsageError(f"no method '{name}'; valid names: {', '.join(METHODS)}")
+            raise UsageError(f"no method '{name}'; {nearest(name, METHODS)}")
     return [method for method in listed if method == FIRST or method.name in names]
 
 
@@ -70,8 +71,10 @@ def check_run(
     """`check_attention` of a run folder's best model, with where and when; written to the JSON file `out`, if given.
 
     Raises what `check_attention` raises; CheckpointError for a folder that is no run, UsageError for a run of another
-    task than pretraining.
+    task than pretraining or a file that cannot be written, all before anything is measured.
     """
+    if out is not None:
+        check_output(Path(out), JSON)
     recipe, model, processor = load_run(Path(run))
     if not hasattr(model, "mlm_head"):
         raise UsageError(f"{run}: a run of {recipe.task}; attention is checked on a pretraining run")
@@ -193,7 +196,10 @@ def foreign_words(named: Sequence[NamedObject], seed: int) -> np.ndarray:
     for place, item in enumerate(named):
         possible = np.flatnonzero((categories != item.category) & (images != images[place]))
         if not len(possible):
-            raise DataError(f"{item.image}: no other picture's caption names anything but '{item.category}'")
+            raise DataError(
+                f"{item.image}: no other picture's caption names anything but '{item.category}', and the control needs"
+                " another thing; take more pictures (--photos)"
+            )
         chosen.append(int(draw.choice(possible)))
     return np.array(chosen)
 

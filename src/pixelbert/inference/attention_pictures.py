@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pixelbert.data.files import PNG, check_output
 from pixelbert.errors import UsageError, nearest
 from pixelbert.inference.attention import AttentionMap
 from pixelbert.inference.cells import Cells
@@ -27,7 +28,7 @@ from pixelbert.inference.cells import Cells
 STYLES = ("smooth", "cells")
 _INK, _PALE, _PAPER = (32, 30, 38), (120, 116, 126), (255, 255, 255)
 _VEIL, _GLOW = 0.3, 0.8  # how far the photo fades where nobody looks, and how far heat covers it where all look
-_GAP = 12
+_GAP, _NARROWEST = 12, 340
 
 
 def overlay(
@@ -148,14 +149,13 @@ def sheet(
     photo = Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.LANCZOS)
     most = highest(maps) if one_scale else None
     panels = [photo, *(overlay(found, pixels, style=style, most=most, size=size) for found in maps)]
-    return _page(maps, panels, sentence, columns or _columns(len(panels), shape), one_scale=one_scale)
+    return _page(maps, panels, sentence, columns, one_scale=one_scale)
 
 
 def write_png(path: str | Path, image: Image.Image) -> None:
     """The picture as PNG, whole or not at all."""
     path = Path(path)
-    if path.is_dir():  # also an empty name: the folder one stands in
-        raise UsageError(f"{path}: is a folder; give a file to write")
+    check_output(path, PNG)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.writing")
     try:
@@ -198,51 +198,67 @@ def _page(
     maps: Sequence[AttentionMap],
     panels: Sequence[Image.Image],
     sentence: str,
-    columns: int,
+    columns: int | None,
     marked: AttentionMap | None = None,
     one_scale: bool = True,
 ) -> Image.Image:
-    """Panels in rows under the sentence, the legend at the bottom; several panels have their word beneath."""
+    """Panels in rows under the sentence, the legend at the bottom; several panels have their word beneath.
+
+    A column is as wide as its caption at the least, and the page as wide as a sentence wants, also for slivers.
+    """
     sentence = re.sub(r"\s", " ", sentence)  # one line; every character keeps its place
     sentence, fonts = _drawable(sentence)
     text, small = fonts(17), fonts(13)
-    wide, high = panels[0].size
+    names = ["the photo", *(f"{_drawable(found.word.text)[0]}   {_told(found)}" for found in maps)]
     caption = 0 if marked else 22
+    wide, high = max([panels[0].width, *(_length(name, small) for name in names if caption)]), panels[0].height
+    columns = columns or _columns(len(panels), (high, wide))
     rows = math.ceil(len(panels) / columns)
-    page_wide = columns * (wide + _GAP) + _GAP
+    page_wide = max(columns * (wide + _GAP) + _GAP, _NARROWEST)
     lines = _lines(sentence, text, page_wide - 2 * _GAP)
     top = _GAP + 24 * len(lines) + 4
-    page = Image.new("RGB", (page_wide, top + rows * (high + caption + _GAP) + 34), _PAPER)
+    page = Image.new("RGB", (page_wide, top + rows * (high + caption + _GAP) + 52), _PAPER)
     draw = ImageDraw.Draw(page)
     span = (marked.word.start, marked.word.end) if marked else (0, 0)
     for number, (start, line) in enumerate(lines):
         _write(draw, (_GAP, _GAP + 24 * number), line, text, (span[0] - start, span[1] - start))
-    names = ["the photo", *(f"{_drawable(found.word.text)[0]}   {highest([found]):.1f}" for found in maps)]
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         x, y = _GAP + column * (wide + _GAP), top + row * (high + caption + _GAP)
         page.paste(panel, (x, y))
         if caption:
             draw.text((x, y + high + 3), names[number], fill=_INK if number else _PALE, font=small)
-    _legend(
-        page, str(maps[0].method), f"{highest(maps):.1f} x even" if one_scale else "each word's highest, x even", small
-    )
-    return page
+    most = f"{highest(maps):.1f} x even" if one_scale else "each word's highest, x even"
+    empty = not any(found.weights.any() for found in maps)
+    end = _legend(page, str(maps[0].method), "found nothing" if empty else most, small)
+    return page.crop((0, 0, page_wide, end))
 
 
-def _legend(page: Image.Image, method: str, most: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> None:
-    """A thin bar of the colours at the bottom: from 0 to the highest heat, in multiples of an even spread."""
-    draw, y = ImageDraw.Draw(page), page.height - 26
-    length = max(1, min(180, (page.width - 2 * _GAP) // 3))
+def _told(found: AttentionMap) -> str:
+    """The highest heat of a map; a map of zeros has found nothing."""
+    return f"{float(heat_of(found).max()):.1f}" if found.weights.any() else "nothing"
+
+
+def _length(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> int:
+    return math.ceil(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text, font=font))
+
+
+def _legend(page: Image.Image, method: str, most: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> int:
+    """A thin bar of the colours at the bottom: from 0 to the highest heat, in multiples of an even spread.
+
+    The method stands at its right, or beneath where that is too narrow. Returns where the page ends.
+    """
+    draw, y = ImageDraw.Draw(page), page.height - 44
+    length = min(180, (page.width - 2 * _GAP) // 3)
     bar = Image.fromarray(colours().astype(np.uint8)[None].repeat(8, 0)).resize((length, 8))
     left = _GAP + 14
     page.paste(bar, (left, y + 5))
     draw.text((_GAP, y), "0", fill=_PALE, font=font)
     draw.text((left + length + 6, y), most, fill=_PALE, font=font)
-    end = left + length + 6 + draw.textlength(most, font=font) + 16
-    start = page.width - _GAP - draw.textlength(method, font=font)
-    if end < start:
-        draw.text((start, y), method, fill=_PALE, font=font)
+    end, start = left + length + 6 + _length(most, font) + 16, page.width - _GAP - _length(method, font)
+    beside = end < start
+    draw.text((start, y) if beside else (_GAP, y + 19), method, fill=_PALE, font=font)
+    return page.height - (18 if beside else 0)
 
 
 def _write(
@@ -263,10 +279,9 @@ def _write(
 
 def _lines(sentence: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[tuple[int, str]]:
     """The sentence in lines that fit, each with the place of its first character."""
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     lines, start, end = [], 0, 0
     for place in [*(i for i, letter in enumerate(sentence) if letter == " "), len(sentence)]:
-        if end > start and measure.textlength(sentence[start:place], font=font) > width:
+        if end > start and _length(sentence[start:place], font) > width:
             lines.append((start, sentence[start:end]))
             start = end + 1
         end = place

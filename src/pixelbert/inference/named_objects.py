@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelbert.errors import DataError
+from pixelbert.errors import DataError, nearest
 from pixelbert.inference.sentence_words import split_words
 
 Boxes = list[list[float]]
@@ -71,7 +71,9 @@ def read_named_objects(folder: Path, part: str | None = None, photos: int = 0) -
     if part is None and drawn:
         files = [file for file in files if file.stem != "instances_train"]
     if not files:
-        raise DataError(f"{folder}: has no annotations/instances_{part or '*'}.json with the places of objects")
+        there = [file.stem.removeprefix("instances_") for file in sorted(folder.glob("annotations/instances_*.json"))]
+        hint = f"; {nearest(part, there)}" if part and there else ""
+        raise DataError(f"{folder}: has no annotations/instances_{part or '*'}.json with the places of objects{hint}")
     found: list[NamedObject] = []
     for file in files:
         name = file.stem.removeprefix("instances_")

@@ -88,8 +88,11 @@ class Predictor:
             cache_megabytes: of encoded pictures that are kept.
             allow_urls: open http and https addresses (of any host: not for a server that strangers reach).
 
-        Raises CheckpointError for a folder that is no run, half a run or a damaged one, or of a newer format.
+        Raises CheckpointError for a folder that is no run, half a run or a damaged one, or of a newer format;
+        UsageError for a cache of a size that is none.
         """
+        if whole_number(cache_megabytes, "cache_megabytes") < 0:
+            raise UsageError(f"cache_megabytes is {cache_megabytes}; 0 keeps no picture")
         return cls(Path(folder), model, device, precision, cache_megabytes * 2**20, allow_urls)
 
     # -- questions, statements, matches ------------------------------------------------------------------------------
@@ -205,15 +208,21 @@ class Predictor:
 
         layer, head: from 1; no head: all averaged. method: see `pixelbert.inference.attention.METHODS`.
         """
-        maps, _ = self._look(image, sentence, word, layer, head, method)
-        found = [
-            Attention(
-                m.word.text, str(m.method.name), m.method.layer, m.method.head, _rows(m.weights, m),
-                _rows(m.cells.rectangles, m), m.to_photo,
-            )
-            for m in maps
-        ]  # fmt: skip
-        return found if word is None else found[0]
+        return _attended(self._look(image, sentence, word, layer, head, method)[0], word)
+
+    def attend_and_draw(
+        self,
+        image: ImageSource,
+        sentence: str,
+        word: str | int | None = None,
+        *,
+        layer: int = 1,
+        head: int | None = None,
+        method: str = "attention",
+    ) -> tuple[Any, Image.Image]:
+        """What `attend` and `attention_picture` give, of one look."""
+        maps, looking = self._look(image, sentence, word, layer, head, method)
+        return _attended(maps, word), _drawn(maps, looking, sentence, word)
 
     def attention_picture(
         self,
@@ -226,11 +235,7 @@ class Predictor:
         method: str = "attention",
     ) -> Image.Image:
         """The attention of a word drawn over the photo, or one sheet of all words: a PIL image. Arguments: `attend`."""
-        from pixelbert.inference.attention_pictures import picture, sheet
-
-        maps, looking = self._look(image, sentence, word, layer, head, method)
-        pixels = looking.photo.pixels
-        return sheet(maps, pixels, sentence) if word is None else picture(maps[0], pixels, sentence)
+        return _drawn(*self._look(image, sentence, word, layer, head, method), sentence, word)
 
     def _look(
         self, image: ImageSource, sentence: str, word: str | int | None, layer: int, head: int | None, method: str
@@ -347,6 +352,27 @@ def _repeated(values: list[Any], count: int) -> list[Any]:
 
 def _many(images: Any) -> bool:
     return isinstance(images, (list, tuple)) or getattr(images, "ndim", None) == 4
+
+
+def _attended(maps: list[AttentionMap], word: str | int | None) -> Any:
+    """`Attention` of one word, or of every word."""
+    from pixelbert.inference.attention import LAYERLESS
+
+    found = [
+        Attention(
+            m.word.text, m.method.name, None if m.method.name in LAYERLESS else m.method.layer, m.method.head,
+            _rows(m.weights, m), _rows(m.cells.rectangles, m), m.to_photo,
+        )
+        for m in maps
+    ]  # fmt: skip
+    return found if word is None else found[0]
+
+
+def _drawn(maps: list[AttentionMap], looking: Looking, sentence: str, word: str | int | None) -> Image.Image:
+    from pixelbert.inference.attention_pictures import picture, sheet
+
+    pixels = looking.photo.pixels
+    return sheet(maps, pixels, sentence) if word is None else picture(maps[0], pixels, sentence)
 
 
 def _rows(values: np.ndarray, found: AttentionMap) -> Any:

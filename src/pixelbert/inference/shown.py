@@ -91,7 +91,8 @@ def show_attention(found: Attention | Sequence[Attention]) -> None:
         cells = [weight for row in one.weights for weight in row]
         most = max(cells) * len(cells)
         photo = "" if one.to_photo is None else f", {percent(one.to_photo)} of its attention on the photo"
-        console.print(Text.assemble("  ", (one.word, "bold"), f"  brightest cell {most:.1f} x even{photo}"))
+        told = f"brightest cell {most:.1f} x even{photo}" if most > 0 else "found nothing: no cell speaks for it"
+        console.print(Text.assemble("  ", (one.word, "bold"), f"  {told}"))
 
 
 def show_unknown(words: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ MOST_LETTERS = 4096
 def check_texts(texts: Any, what: str) -> list[str]:
     """One text or several as a list. `what`: what they are called. Raises UsageError, which says the place."""
     listed = [texts] if isinstance(texts, str) else texts
-    if not isinstance(listed, Sequence):
+    if not isinstance(listed, Sequence) or isinstance(listed, (bytes, bytearray, memoryview)):
         raise UsageError(f"the {what} is a {type(texts).__name__}, not a string or a list of strings")
     if not listed:
         raise UsageError(f"the list of {what}s is empty")

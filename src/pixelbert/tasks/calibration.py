@@ -222,12 +222,14 @@ def calibrate(stated: Stated) -> dict[str, Any]:
     """All that RUN/calibration.json says but where it was measured: scale, errors, bins, curve, threshold.
 
     `ece_before`, `nll_before`: as the model states it; `ece_after`, `nll_after`: each record under a scale fitted
-    without it (`held_out_probability`), so that the gain is not the fit's own. Where it is none, as with a handful of
-    records, what the model states stays as it is: temperature 1, no shift.
+    without it (`held_out_probability`), so that the gain is not the fit's own. Where it is none in both, as with a
+    handful of records, what the model states stays as it is: temperature 1, no shift.
     """
     scale, plain, after = fit(stated), Scale(), held_out_probability(stated)
     before = plain.probability(stated.log_odds)
-    if negative_log_likelihood(after, stated.worth) >= negative_log_likelihood(before, stated.worth):
+    nlls = [negative_log_likelihood(chances, stated.worth) for chances in (before, after)]
+    errors = [calibration_error(reliability(chances, stated.worth)) for chances in (before, after)]
+    if nlls[1] >= nlls[0] or errors[1] > errors[0]:
         scale, after = plain, before
     bins_before, bins_after = reliability(before, stated.worth), reliability(after, stated.worth)
     result: dict[str, Any] = {
@@ -256,7 +258,8 @@ def read_calibration(run: Path) -> dict[str, Any] | None:
         if found["format"] > FORMAT:
             raise CheckpointError(f"{path}: of a newer format ({found['format']}); update pixelbert")
         scale = (found["temperature"], found["shift"], found.get("threshold") or 0.0)
-        if not np.isfinite(scale).all() or found["temperature"] <= 0:
+        numbers = all(isinstance(value, (int, float)) for value in scale)
+        if not numbers or not np.isfinite(scale).all() or found["temperature"] <= 0:
             raise ValueError("its temperature, shift or threshold is not a number that can be used")
     except FileNotFoundError:
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelbert.errors import UsageError
-from pixelbert.training.report.record import Row, RunRecord, Scored, read_sheet
+from pixelbert.training.report.record import Row, RunRecord, Scored, read_records, read_sheet
 
 # Settings in which a run and its blind model may differ and still be compared.
 _MAY_DIFFER = (
@@ -61,10 +61,11 @@ def compare_blind(
 ) -> Blind | None:
     """The blind model's `figure` beside those shown; None without any.
 
-    An evaluation that scored the blind model on the same records has it already (`..._blind`); else it is what the
-    blind run got on validation after the same number of pairs, or at its last. unit: what pairs are called.
+    An evaluation that scored the blind model on the same records has it already (`..._blind`); else it is what an
+    evaluation of the blind run on as many records came to, or what it got on validation after the same number of pairs,
+    or at its last. unit: what pairs are called.
     """
-    row = _row_beside(blind, shown, figure)
+    row = _evaluated_beside(record, shown, blind, figure) or _row_beside(blind, shown, figure)
     told = {k.removesuffix("_blind"): v for k, v in shown.figures.items() if k.endswith("_blind") and "_gain_" not in k}
     if figure in told:
         same = row is not None and abs(row["figures"][figure] - told[figure]) < 0.05  # so its other figures are too
@@ -76,6 +77,26 @@ def compare_blind(
     return Blind(blind.name, row["figures"][figure], row["pairs"], differences, row["figures"], _rows(blind, row))
 
 
+def _evaluated_beside(record: RunRecord, shown: Scored, blind: RunRecord | None, figure: str) -> Row | None:
+    """An evaluation of the blind run on the records that the shown one is of, as a validation's row; the run's last
+    model, or its best where that has seen as many pairs.
+    """
+    asked = record.evaluations.get(shown.folder.name) if shown.date else None
+    if blind is None or asked is None or not blind.validations:
+        return None
+    alike = ["data", "split", "images", "texts", "folds", "middle_view"]
+    alike += ["shortlist", "exact_images"] if record.task == "retrieval" else []  # they change its figures
+    found = []
+    for name, result in blind.evaluations.items():
+        of = blind.validations[-1] if result.get("model") == "last" else (blind.best or blind.validations[-1])
+        if figure in result["figures"] and all(result.get(key) == asked.get(key) for key in alike):
+            folder = blind.path / "evaluation" / name
+            found.append(
+                {"figures": result["figures"], "pairs": of["pairs"], "texts": result["texts"], "folder": folder}
+            )
+    return next((row for row in found if row["pairs"] == shown.pairs), found[-1] if found else None)
+
+
 def _row_beside(blind: RunRecord | None, shown: Scored, figure: str) -> Row | None:
     """The blind run's validation after as many pairs, or its last."""
     told = [r for r in blind.validations if figure in r["figures"]] if blind is not None else []
@@ -83,7 +104,9 @@ def _row_beside(blind: RunRecord | None, shown: Scored, figure: str) -> Row | No
 
 
 def _rows(blind: RunRecord | None, row: Row | None) -> list[Row]:
-    """Per-record rows of the blind run's last validation, when that is the one compared."""
+    """Per-record rows of the blind run's last validation or of its evaluation, when that is the one compared."""
+    if row is not None and "folder" in row:
+        return read_records(row["folder"])
     if blind is None or row is None or row is not blind.validations[-1]:
         return []
     return blind.validation_records
@@ -95,7 +118,7 @@ def _differences(record: RunRecord, shown: Scored, blind: RunRecord, row: Row, u
     if row["pairs"] != shown.pairs:
         differences.append(f"it has seen {row['pairs']:,} {unit}, not {shown.pairs:,}")
     differences += trained_otherwise(record, blind)
-    texts = read_sheet(blind.path / "validation").get("captions")
+    texts = row["texts"] if "texts" in row else read_sheet(blind.path / "validation").get("captions")
     if texts and shown.captions and texts != shown.captions:
         differences.append(f"it was scored on {texts:,} captions, not {shown.captions:,}")
     return differences
