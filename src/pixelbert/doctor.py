@@ -70,9 +70,9 @@ EXTRAS: dict[str, dict[str, str]] = {
 EXTRA_IS_FOR = {
     "small": "ImageNet and MiniLM weights of the small size",
     "train": "pixelbert train",
-    "serve": "HTTP API and web page",
-    "search": "finding pictures by sentence",
-    "export": "ONNX",
+    "serve": "HTTP API and web page (not there yet)",
+    "search": "finding pictures by sentence (not there yet)",
+    "export": "ONNX (not there yet)",
     "docs": "make docs",
     "dev": "make test, make lint",
 }

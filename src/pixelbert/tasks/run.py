@@ -17,6 +17,7 @@ from pixelbert.model.backbone import VisualBackbone
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.model.tokenization import vocabulary_of
+from pixelbert.model.weight_files import read_json
 from pixelbert.model.weights import load_pretrained
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.table import TASKS
@@ -131,6 +132,9 @@ def _open_processor(run: Path) -> PixelBertProcessor:
             raise CheckpointError(f"{run}: half a run folder (no {name})")
     if not any((run / name).is_file() for name in ("tokenizer.json", "vocab.txt")):  # it would make up an empty one
         raise CheckpointError(f"{run}: half a run folder (no tokenizer.json)")
+    told = read_json(run / "processor_config.json").get("image_processor")
+    if not isinstance(told, dict) or "image_processor_type" not in told:  # transformers would look for it on a hub
+        raise CheckpointError(f"{run}: its processor cannot be read (processor_config.json names no image processor)")
     try:
         processor = PixelBertProcessor.from_pretrained(run)
         _check_fields(processor)

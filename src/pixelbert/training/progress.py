@@ -31,7 +31,8 @@ def announcement(plan: RunPlan, data: Path, train: Records, val: Records, first:
     told = (
         f"{recipe.name or 'the recipe'} on {data}: {train.num_records:,} records of {train.num_images:,} images, "
         f"held out ({recipe.data.val_split}) {val.num_records:,} of {val.num_images:,}\n"
-        f"{plan.pairs:,} records in {plan.steps:,} steps of {plan.batch_size}: each is seen about {times:,.1f} times"
+        f"{plan.pairs:,} records in {plan.steps:,} steps of {plan.batch_size}: "
+        + (f"each is seen about {times:,.1f} times" if times >= 0.1 else f"one of {1 / times:,.0f} is seen")
     )
     if times > _OFTEN:
         told += f"\n{times:,.0f} times is a lot for so few records: schedule.epochs=20 would see each 20 times"

@@ -50,7 +50,8 @@ def headlines(cards: dict[str, Any]) -> list[Headline]:
         own = bars["own"]["value"]
         found.append(Headline("masked words right", own, blind and blind["value"], main=True, **told))
     if cards["match"]:
-        found.append(Headline("matches judged right", cards["match"]["value"], None, 50.0, "a coin"))
+        blind = cards["blind"].figures.get("itm_accuracy") if cards["blind"] else None
+        found.append(Headline("matches judged right", cards["match"]["value"], blind, 50.0, "a coin"))
     return found
 
 
