@@ -130,9 +130,9 @@ def attend(
     """Draw where the network looks in a picture for a word of a sentence."""
     options: dict[str, Any] = {"layer": layer, "head": head, "method": method}
     if out is not None:
-        from pixelbert.data.files import PNG, check_output
+        from pixelbert.data.files import check_picture
 
-        check_output(out, PNG)
+        check_picture(out)
 
     def call(predictor: Predictor) -> Any:
         if out is None:

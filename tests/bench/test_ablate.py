@@ -174,9 +174,10 @@ def test_a_larger_row_joins_later_and_rows_without_a_common_seed_are_not_compare
 def test_a_damaged_record_of_an_ablation_is_told(tmp_path: Path) -> None:
     asked = tiny(tmp_path)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "ablation.json").write_text("{")
-    with pytest.raises(CheckpointError, match="ablation.json: damaged"):
-        ablate(tmp_path / "out", asked, say=lambda text: None)
+    for damage in ("{", "[]", '{"asked": null}', '{"asked": [1]}'):
+        (tmp_path / "out" / "ablation.json").write_text(damage)
+        with pytest.raises(CheckpointError, match="ablation.json: damaged"):
+            ablate(tmp_path / "out", asked, say=lambda text: None)
 
 
 def test_damaged_files_of_a_row_are_told_with_what_to_delete(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_the_same_data_may_be_named_otherwise_and_other_data_may_not(tmp_path: P
     for path in write_vqa(tmp_path / "other").glob("*questions.json"):
         path.write_text(path.read_text().replace("what is", "where is"))
     prepare("vqa", [tmp_path / "other"], tmp_path / "link")
-    with pytest.raises(UsageError, match="holds another ablation .data: "):
+    with pytest.raises(UsageError, match=f"holds another ablation .other data in {tmp_path / 'link'}.; choose"):
         ablate(out, linked, say=lambda text: pytest.fail("a row was started"))
 
 

@@ -130,25 +130,28 @@ def test_the_words_of_slivers_can_be_read(shape):
     photo = see(model, read, noise(*shape))
     sentence = "a skateboarder dog in the snow, the fire hydrant"
     maps = look_all(model, read, photo, sentence)
-    drawn: list[tuple[float, float, float]] = []
+    drawn: list[tuple[float, float, float, str]] = []
     real = ImageDraw.ImageDraw.text
 
     def watched(self, at, text, *rest, **more):
-        drawn.append((at[1], at[0], at[0] + self.textlength(text, font=more["font"])))
-        assert drawn[-1][2] <= self.im.size[0], f"{text!r} is cut at the edge"
+        left, top, right, bottom = self.textbbox(at, text, font=more["font"])
+        drawn.append((at[1], left, right, text))
+        assert left >= 0 and top >= 0 and right <= self.im.size[0] and bottom <= self.im.size[1], f"{text!r} is cut"
         return real(self, at, text, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageDraw.ImageDraw, "text", watched)
-        for columns in (None, 1):
-            sheet(maps, photo.pixels, sentence, columns=columns)
-        picture(maps[0], photo.pixels, sentence)
-        rows = sorted(drawn)
-        drawn.clear()
-        sheet(maps, photo.pixels, sentence)
-        rows = sorted(drawn)
-    for (y, _, end), (other, start, _) in pairwise(rows):
-        assert y != other or end < start
+        for draw in (
+            lambda: sheet(maps, photo.pixels, sentence),
+            lambda: sheet(maps, photo.pixels, sentence, columns=1),
+            lambda: picture(maps[0], photo.pixels, sentence),
+        ):
+            drawn.clear()
+            page = draw()
+            assert all((y, left) < (other, start) and (y != other or right < start)
+                       for (y, left, right, _), (other, start, _, _) in pairwise(sorted(drawn)))  # fmt: skip
+            assert sentence == " ".join(text for _, _, _, text in sorted(drawn))[: len(sentence)]
+            assert max(y for y, *_ in drawn) + 16 <= page.height
 
 
 def test_a_map_of_zeros_is_said_to_have_found_nothing(capsys):

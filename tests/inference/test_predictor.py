@@ -230,6 +230,9 @@ def test_no_cache_gives_the_same(runs, predictors):
     found, kept = without.match(PICTURES, "dog"), predictors("retrieval").match(PICTURES, "dog")
     assert [m.log_odds for m in found] == pytest.approx([m.log_odds for m in kept], abs=NEAR)
     assert not without._grids._kept
+    for size, told in ((-1, "0 keeps no picture"), ("x", "not a whole number"), (None, "not a whole number")):
+        with pytest.raises(pixelbert.errors.UsageError, match=told):
+            Predictor.from_pretrained(runs("retrieval")[0], cache_megabytes=size)
 
 
 def test_threads_get_their_own_answers(runs):

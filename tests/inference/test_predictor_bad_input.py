@@ -158,6 +158,7 @@ def test_a_run_without_vectors_says_how_to_get_them(predictors):
         (["dog", ""], "question 2 is empty"),
         ([], "the list of questions is empty"),
         (["dog", 3], "question 2 is a int, not a string"),
+        (b"a dog", "is a bytes, not a string"),
         (None, "the question is a NoneType"),
     ],
 )

@@ -12,7 +12,6 @@ import torch
 from memory_records import VOCABULARY, MemoryRecords
 from pixelbert.data.batches import Plan
 from pixelbert.data.images import ResizeRule
-from pixelbert.errors import DataError
 from pixelbert.model.tokenization import load_tokenizer
 from pixelbert.tasks.image_pairs import StatementBatches, label_of, score_statements, statement_loss
 
@@ -72,9 +71,6 @@ def test_scores_are_the_official_accuracy_and_consistency(tmp_path: Path) -> Non
     }
     with pytest.raises(ValueError, match="dev-1-0-1"):
         score_statements(records, {0: True, 1: False})
-    records = Statements(tmp_path, [0, 0, 0], [example(name, True) for name in (*names[:2], names[0])])
-    with pytest.raises(DataError, match="identifier dev-1-0-0 is twice"):
-        score_statements(records, {0: True, 1: False, 2: True})
 
 
 def test_other_identifiers_give_accuracy_alone(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from pixelbert.tasks.submission import (
     write_judgements,
     write_rankings,
 )
-from pixelbert.tasks.task import Scoring
 
 SPLIT = "data/vqa, split 'val'"
 
@@ -186,7 +184,7 @@ def test_rankings_that_are_not_whole_are_refused(tmp_path: Path, change: Any, re
         check_rankings(path, records, SPLIT)
 
 
-def test_two_records_of_one_id_are_told_before_anything_is_computed(tmp_path: Path) -> None:
+def test_two_records_of_one_id_are_told(tmp_path: Path) -> None:
     """A mix of two data sets of one's own may have them."""
     same = Told(tmp_path, [{"question_id": 100}, {"question_id": 7}, {"question_id": 100}])
     path = tmp_path / "answers.json"
@@ -194,6 +192,6 @@ def test_two_records_of_one_id_are_told_before_anything_is_computed(tmp_path: Pa
     with pytest.raises(DataError, match=f"question_id 100 is twice in {SPLIT}; a predictions file"):
         read_answers(path, same, SPLIT)
     for task, key in ((QuestionAnswering(), "question_id"), (ImagePairs(), "identifier")):
-        batches = SimpleNamespace(records=Told(tmp_path, [{key: 100}, {key: 7}, {key: 100}]))
-        with pytest.raises(DataError, match=f"{key} 100 is twice in the split"):
-            task.predict(None, batches, Scoring())  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=f"{key} 100 is twice in {SPLIT}"):
+            task.check_ids(Told(tmp_path, [{key: 100}, {key: 7}, {key: 100}]), SPLIT)
+        task.check_ids(Told(tmp_path, [{key: 100}, {key: 7}]), SPLIT)

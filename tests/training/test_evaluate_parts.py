@@ -247,10 +247,13 @@ def test_no_captions_an_image_is_wrong_usage(tmp_path):
     ("question_answering", "test-dev", "has no answers"), ("image_pairs", "test-std", "has no label"),
 ])  # fmt: skip
 def test_records_without_answer_or_label_are_not_trained_on(tmp_path, task, unlabelled, what):
-    """Their targets would say that every answer is wrong."""
-    prepared = PreparedData(task_data(tmp_path, task))
-    with pytest.raises(DataError, match=f"split '{unlabelled}': .*{what}"):
-        open_splits(prepared, task_recipe(task, f"data.train_splits=[train,{unlabelled}]"))
+    """The targets of such a question would say that every answer is wrong."""
+    folder, recipe = task_data(tmp_path, task), task_recipe(task, f"data.train_splits=[train,{unlabelled}]")
+    told = f"split '{unlabelled}' cannot be trained on: .*{what}; leave it out of data.train_splits"
+    with pytest.raises(DataError, match=told):
+        train(recipe, folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert open_splits(PreparedData(folder), recipe), "a run of before can still be scored"
 
 
 def test_a_val_split_that_is_trained_on_by_another_name_needs_images_held_out(data):
@@ -258,3 +261,9 @@ def test_a_val_split_that_is_trained_on_by_another_name_needs_images_held_out(da
         open_splits(PreparedData(data), task_recipe(
             "question_answering", "data.train_splits=[train,val]", "data.val_split=dev"
         ))  # fmt: skip
+
+
+def test_of_statements_about_two_pictures_no_part_can_be_held_out_whatever_the_split_is_called(tmp_path):
+    recipe = task_recipe("image_pairs", "data.train_splits=[train,val]", "data.val_split=dev")
+    with pytest.raises(DataError, match="two images, so no part of split 'dev' can be held out; leave it out"):
+        open_splits(PreparedData(task_data(tmp_path, "image_pairs")), recipe)

@@ -23,7 +23,7 @@ from pixelbert.tasks.pretraining_task import Pretraining
 from pixelbert.tasks.table import TASKS
 from pixelbert.training.frozen_features import FrozenFeatures
 from pixelbert.training.loop import train
-from pixelbert.training.setup import keep_out, open_splits
+from pixelbert.training.setup import check_training, keep_out, open_splits
 from tiny_runs import BASE, tiny_data, tiny_recipe, weights
 from tiny_tasks import picture
 
@@ -135,5 +135,6 @@ def test_a_photo_that_stands_in_two_training_splits_is_not_kept_out_of_one_alone
     )
     left, kept = keep_out(open_splits(prepared, one)[0], one)
     assert (left.num_images, kept.num_images if kept else 0) == (12, 3)
-    with pytest.raises(DataError, match="'1.png' is kept out of training to fit matches, and stands in another"):
-        keep_out(open_splits(prepared, both)[0], both)
+    check_training(prepared, one, open_splits(prepared, one)[0])
+    with pytest.raises(DataError, match="image '1.png' is kept out of training to fit matches, and stands in another"):
+        check_training(prepared, both, open_splits(prepared, both)[0])

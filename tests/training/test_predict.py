@@ -217,7 +217,7 @@ def test_what_cannot_be_predicted(tmp_path: Path, runs: Mapping[str, tuple[Path,
         predict(run, data, tmp_path / "x", split="tset")
     with pytest.raises(DataError, match="prepared for pairs, question_answering needs questions with answers"):
         predict(run, pairs, tmp_path / "x", split="val")
-    with pytest.raises(UsageError, match="is a folder; name the file to write"):
+    with pytest.raises(UsageError, match="is a folder; give a file to write"):
         predict(run, data, tmp_path, split="val")
     train(tiny_recipe("validation.times=0"), pairs, tmp_path / "run")
     with pytest.raises(UsageError, match="a run of pretraining answers nothing"):

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from pixelbert.tasks.calibration import Stated, calibrate
+from pixelbert.errors import CheckpointError
+from pixelbert.tasks.calibration import Stated, calibrate, read_calibration
 from pixelbert.training.report.calibration import calibration_fragment
 
 
@@ -46,3 +47,19 @@ def test_a_run_that_never_answers_says_so(tmp_path):
     found = calibrate(Stated(np.linspace(-1, 1, 30), np.zeros(30), shifted=True, answers=True))
     (tmp_path / "calibration.json").write_text(json.dumps(found))
     assert "says it does not know" in calibration_fragment(tmp_path)
+
+
+def test_an_error_in_bins_that_rises_is_explained(tmp_path):
+    """The likelihood decides whether a temperature is kept; what it does to the bins is told as it is."""
+    found = written(tmp_path, False)
+    assert "likelier" not in calibration_fragment(tmp_path)
+    (tmp_path / "calibration.json").write_text(json.dumps({**found, "ece_after": found["ece_before"] + 0.01}))
+    told = f"likelier with it all the same ({found['nll_after']:.3f} nats instead of {found['nll_before']:.3f})"
+    assert told in " ".join("".join(ElementTree.fromstring(calibration_fragment(tmp_path)).itertext()).split())
+
+
+@pytest.mark.parametrize("fields", [{"temperature": "x"}, {"shift": None}, {"temperature": -1.0}])
+def test_a_calibration_of_no_numbers_is_damaged(tmp_path, fields):
+    (tmp_path / "calibration.json").write_text(json.dumps({**written(tmp_path, False), **fields}))
+    with pytest.raises(CheckpointError, match="damaged .its temperature, shift or threshold is not a number"):
+        read_calibration(tmp_path)

@@ -277,3 +277,7 @@ def test_a_head_for_another_number_of_pictures_begins_anew(folder: Path, data: M
         name = "pixelbert.pixels.projection.weight"
         assert parts.model.config.num_images == target
         assert torch.equal(weights[name], old[name])
+        new = [key for key in weights if key.startswith(("head.", "image_type."))]
+        assert (
+            all(key in parts.reports["from"]["missing"] for key in new) and any("image_type" in k for k in new) == typed
+        )

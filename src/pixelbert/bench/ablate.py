@@ -116,6 +116,7 @@ class AblationResult:
     pretraining: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
     claims: list[dict[str, Any]] = field(default_factory=list)
     table: str = ""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)  # of the data, by what it is for
 
 
 def ablate(out: Path | str, asked: Ablation, say: Callable[[str], None] = print) -> AblationResult:
@@ -130,8 +131,9 @@ def ablate(out: Path | str, asked: Ablation, say: Callable[[str], None] = print)
         if name not in asked.data:
             raise UsageError(f"ablate: no data for {name}; give --{name} DATA")
     _check(asked, rows)
-    asked = _claim(out, asked)
-    result = AblationResult(_figures_of_before(out))
+    fingerprints = {name: PreparedData(folder).fingerprint for name, folder in asked.data.items()}
+    asked = _claim(out, asked, fingerprints)
+    result = AblationResult(_figures_of_before(out), fingerprints=fingerprints)
     _finish(out, asked, result)  # the folder is this ablation's from now on, whatever stops it
     features = out.absolute() / "features"  # of one CNN for all rows while it stays frozen
     own = replace(
@@ -163,7 +165,7 @@ def _check(asked: Ablation, rows: Sequence[Row]) -> None:
 
 
 def _figures_of_before(out: Path) -> dict[int, dict[int, dict[str, float]]]:
-    """figures[row][seed] of the rows and seeds that stand finished in the folder."""
+    """figures[row][seed] of the rows and seeds that stand finished in the folder. Raises CheckpointError."""
     found: dict[int, dict[int, dict[str, float]]] = {}
     for path in sorted(out.glob("row-*/seed-*/figures.json")):
         row, seed = (part.name.partition("-")[2] for part in (path.parents[1], path.parent))
@@ -193,13 +195,13 @@ def _row(number: int) -> Row:
     return found
 
 
-def _claim(out: Path, asked: Ablation) -> Ablation:
+def _claim(out: Path, asked: Ablation, fingerprints: Mapping[str, str]) -> Ablation:
     """The folder is empty or holds this very ablation; rows and seeds may be added, and so the larger CNN's row."""
     path = out / "ablation.json"
     if path.is_file():
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            before = content["asked"]
+            before, known = dict(content["asked"]), dict(content.get("fingerprints") or {})
             if 6 not in asked.rows:
                 asked = replace(asked, larger=tuple(before["larger"]))
         except (ValueError, KeyError, TypeError) as error:
@@ -207,20 +209,17 @@ def _claim(out: Path, asked: Ablation) -> Ablation:
         now = json.loads(json.dumps(asdict(asked)))
         free = {"rows", "seeds"} | (set() if (out / "row-6").exists() else {"larger"})
         changed = [name for name in now if name not in free and before.get(name) != now[name]]
-        if (known := content.get("fingerprints")) is not None:  # however the folders are named
-            same = known == _fingerprints(asked)
-            changed = [name for name in changed if name != "data"] + ([] if same else ["data"])
-        if changed:
-            told = "; ".join(f"{name}: {before.get(name)} there, {now[name]} here" for name in changed)
-            raise UsageError(f"{out}: holds another ablation ({told}); choose another folder")
+        told = [
+            f"{name}: {before.get(name)} there, {now[name]} here" for name in changed if name != "data" or not known
+        ]
+        if known:  # then it does not matter what the folders are called
+            told += [f"other data in {asked.data[name]}" for name in known if known[name] != fingerprints.get(name)]
+        if told:
+            raise UsageError(f"{out}: holds another ablation ({'; '.join(told)}); choose another folder")
     elif out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: exists and holds no ablation; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     return asked
-
-
-def _fingerprints(asked: Ablation) -> dict[str, str]:
-    return {name: PreparedData(folder).fingerprint for name, folder in asked.data.items()}
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -281,7 +280,7 @@ def _finish(out: Path, asked: Ablation, result: AblationResult) -> None:
     result.claims = claims(out, result.figures)
     result.pretraining = pretraining_figures(out, result.figures)
     result.table = table(result)
-    content = {"asked": asdict(asked), "fingerprints": _fingerprints(asked), "figures": result.figures,
+    content = {"asked": asdict(asked), "fingerprints": result.fingerprints, "figures": result.figures,
                "pretraining": result.pretraining, "claims": result.claims}  # fmt: skip
     _write(out / "ablation.json", content)
     from pixelbert.training.files import write_file
@@ -300,7 +299,10 @@ def _names() -> list[str]:
 
 
 def record_scores(run: Path, name: str) -> dict[str, float]:
-    """Each record's own score, percent, behind a figure of a run's last validation; of `i2t_r1` each image's."""
+    """Each record's own score, percent, behind a figure of a run's last validation; of `i2t_r1` each image's.
+
+    Raises CheckpointError for a damaged file.
+    """
     file = {"t2i_r1": "ranks.jsonl", "i2t_r1": "image_ranks.jsonl"}.get(name, "records.jsonl")
     path = run / "validation" / file
     try:

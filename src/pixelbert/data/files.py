@@ -7,7 +7,7 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,15 +34,20 @@ def file_in_the_way(path: Path) -> Path | None:
     return next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None)
 
 
-PNG, JSON = (".png", ""), (".json", "")  # endings of files that are asked for; first what they are
+_PICTURES = frozenset({".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".svg", ".pdf", ".avif"})
 
 
-def check_output(path: Path, endings: Sequence[str]) -> None:
-    """Before any work: a file can be written there, of a name that ends so. Raises UsageError, MachineError."""
+def check_picture(path: Path) -> None:
+    """`check_output` for a PNG: its name does not say that it is another kind of picture."""
+    if path.suffix.lower() in _PICTURES:
+        raise UsageError(f"{path}: what is written is PNG; give a name that ends in .png")
+    check_output(path)
+
+
+def check_output(path: Path) -> None:
+    """Before any work: a file can be written there. Raises UsageError, MachineError."""
     if path.is_dir():  # also an empty name: the folder one stands in
         raise UsageError(f"{path}: is a folder; give a file to write")
-    if path.suffix.lower() not in endings:
-        raise UsageError(f"{path}: what is written is {endings[0][1:].upper()}; give a name that ends in {endings[0]}")
     if in_the_way := file_in_the_way(path):
         raise UsageError(f"{path}: {in_the_way} is a file, not a folder")
     above = next(folder for folder in path.absolute().parents if folder.exists())

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import pixelbert
-from pixelbert.data.files import JSON, check_output
+from pixelbert.data.files import check_output
 from pixelbert.errors import DataError, UsageError, nearest
 from pixelbert.inference.attention import METHODS, Looking, Method, core_of, see
 from pixelbert.inference.named_objects import NamedObject, read_named_objects
@@ -74,7 +74,7 @@ def check_run(
     task than pretraining or a file that cannot be written, all before anything is measured.
     """
     if out is not None:
-        check_output(Path(out), JSON)
+        check_output(Path(out))
     recipe, model, processor = load_run(Path(run))
     if not hasattr(model, "mlm_head"):
         raise UsageError(f"{run}: a run of {recipe.task}; attention is checked on a pretraining run")

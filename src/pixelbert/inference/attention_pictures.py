@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pixelbert.data.files import PNG, check_output
+from pixelbert.data.files import check_output
 from pixelbert.errors import UsageError, nearest
 from pixelbert.inference.attention import AttentionMap
 from pixelbert.inference.cells import Cells
@@ -155,7 +155,7 @@ def sheet(
 def write_png(path: str | Path, image: Image.Image) -> None:
     """The picture as PNG, whole or not at all."""
     path = Path(path)
-    check_output(path, PNG)
+    check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.writing")
     try:

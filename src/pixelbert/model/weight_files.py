@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pkl", ".tar", ".ckpt")
 _CONTAINERS = ("state_dict_ema", "state_dict", "model", "blobs", "model_state_dict")  # around a state dict in a file
 _TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
-_TEXT_PARTS = "model.safetensors.index.json"  # says which of several files holds each tensor
+_INDEX = ".index.json"  # after these: of a large encoder, which of several files holds each tensor
 
 
 @dataclass(frozen=True)
@@ -160,20 +160,21 @@ def timm_tensors(source: WeightSource) -> tuple[dict[str, Tensor], Sequence[floa
 
 
 def read_text_tensors(source: WeightSource) -> dict[str, Tensor]:
-    """All tensors of a text encoder. Raises UsageError when the source has no weights file."""
+    """All tensors of a text encoder, in one file or in several.
+
+    Raises UsageError when the source has no weights file, CheckpointError for a damaged one.
+    """
     if source.kind == "path" and Path(source.name).is_file():
         return read_tensors(Path(source.name))
     unreachable: UsageError | None = None
-    for name in _TEXT_FILES:
+    for name in (*_TEXT_FILES, *(name + _INDEX for name in _TEXT_FILES)):
         try:
             path = text_file(source, name)
         except UsageError as error:  # without a network the cache may still hold the other one
             unreachable = error
             continue
         if path is not None:
-            return read_tensors(path)
-    if unreachable is None and (index := text_file(source, _TEXT_PARTS)) is not None:
-        return _read_parts(source, index)
+            return _read_parts(source, path) if name.endswith(_INDEX) else read_tensors(path)
     raise unreachable or UsageError(f"{source.text}: has neither {' nor '.join(_TEXT_FILES)}")
 
 

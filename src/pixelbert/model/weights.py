@@ -277,16 +277,15 @@ def load_text_weights(
         type_embedding_init: s_v of Eq. (5) starts as `bert`'s type-1 row, or stays `random`.
         strict: as for `load_backbone_weights`.
 
-    Raises UsageError for a source that is not there, CheckpointError for a damaged file, WrongWeightsError (a
-    CheckpointError) for a wrong one; the model is as before then.
+    Raises UsageError for a source that is not there or whose config.json is of no BERT-shaped encoder, CheckpointError
+    for a damaged file, WrongWeightsError (a CheckpointError) for a wrong one; the model is as before then.
     """
     if type_embedding_init not in ("bert", "random"):
         raise UsageError(
             f"no type_embedding_init '{type_embedding_init}'; {nearest(type_embedding_init, ('bert', 'random'))}"
         )
     core = _core(model)
-    if _described(source):
-        text_config_from(source)  # RoBERTa's tensors have BERT's names and shapes, and count positions otherwise
+    _check_described(source)
     tensors = {
         key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor
         for key, tensor in read_text_tensors(_text_source(source)).items()
@@ -316,6 +315,11 @@ def text_config_from(source: str) -> dict[str, Any]:
     path = text_file(_text_source(source), "config.json")
     if path is None:
         raise UsageError(f"{source}: has no config.json, which tells the encoder's sizes")
+    return {key: value for key, value in _settings(path).items() if key in _BERT_SETTINGS}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """A config.json of a BERT-shaped encoder. Raises UsageError for another, CheckpointError for a damaged file."""
     settings = read_json(path)
     kind = settings.get("model_type", "bert")
     if kind not in _BERT_SHAPED or settings.get("embedding_size", settings.get("hidden_size")) != settings.get(
@@ -326,16 +330,20 @@ def text_config_from(source: str) -> dict[str, Any]:
         )
     if settings.get("position_embedding_type", "absolute") != "absolute":
         raise UsageError(f"{path}: relative positions; the text encoder has BERT's absolute ones")
-    return {key: value for key, value in settings.items() if key in _BERT_SETTINGS}
+    return settings
 
 
-def _described(source: str) -> bool:
-    """Whether a config.json is there; without a network the cache of a hub may hold the weights alone."""
+def _check_described(source: str) -> None:
+    """Where a config.json is there, it is of a BERT-shaped encoder: RoBERTa's tensors have BERT's names and shapes, and
+    count positions otherwise. Without a network the cache of a hub may hold the weights alone.
+    """
     parsed = _text_source(source)
     try:
-        return text_file(parsed, "config.json") is not None
+        path = text_file(parsed, "config.json")
     except UsageError:
-        return False
+        return
+    if path is not None:
+        _settings(path)
 
 
 def vocab_of(source: str) -> Path:
@@ -393,7 +401,7 @@ def _load(
     elif strict and larger:
         problem = f"{len(larger)} tensors of a larger network: {_first(larger)}"
     elif broken := [name for name in report.loaded if not values[name].isfinite().all()]:
-        problem = f"{len(broken)} tensors hold infinite numbers or none: {_first(broken)}"
+        problem = f"{len(broken)} tensors hold numbers that are infinite or not a number: {_first(broken)}"
     else:
         problem = ""
     if problem:

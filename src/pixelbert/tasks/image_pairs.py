@@ -27,7 +27,7 @@ from pixelbert.tasks.calibration import Stated
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.objective import Objective, by_length
 from pixelbert.tasks.predicting import predict_records, record_outcome, scored_records
-from pixelbert.tasks.submission import Submission, check_ids, identifier, read_judgements, write_judgements
+from pixelbert.tasks.submission import Submission, identifier, once, read_judgements, write_judgements
 from pixelbert.tasks.task import Outcome, Scoring, Task, common_inputs
 
 LABELS = ("false", "true")
@@ -103,7 +103,7 @@ def score_statements(
     """accuracy, and consistency where the records are NLVR2's; percent. `judged`: record -> true or false; `among`: the
     records that are scored, None = all.
 
-    Raises ValueError for a record without a judgement, DataError for an official identifier that is there twice.
+    Raises ValueError for a record without a judgement.
     """
     examples: list[dict[str, Any]] = []
     for record in range(records.num_records) if among is None else among:
@@ -112,7 +112,6 @@ def score_statements(
         name = str(target["identifier"]) if official else f"own-{record}-0-0"
         label = str(label_of(target) == 1)
         examples.append({"identifier": name, "label": label, "record": record, "official": official})
-    check_ids([e["identifier"] for e in examples], "identifier", "the split")
     predictions = {e["identifier"]: judged[e["record"]] for e in examples if e["record"] in judged}
     scores = nlvr2_scores(predictions, examples)
     figures = {"accuracy": 100 * scores.accuracy}
@@ -186,10 +185,13 @@ class ImagePairs(Task):
         outcome.stated = lambda: Stated.of_probabilities(true, [row["label"] for row in rows])
         return outcome
 
+    def check_ids(self, records: Records, split: str) -> None:
+        """A statement's identifier is there once."""
+        once((identifier(records, r) for r in range(records.num_records)), "identifier", split)
+
     def predict(self, model: Any, batches: StatementBatches, scoring: Scoring) -> Submission:
         """NLVR2's file: a judgement of every statement."""
         split = batches.records
-        check_ids([identifier(split, r) for r in range(split.num_records)], "identifier", "the split")
         true = self._chances(model, batches, range(split.num_records), scoring)
         text = write_judgements(split, [chance > 0.5 for chance in true])
         return Submission(text, lambda path: read_judgements(path, split, "the split", in_order=True), len(true))

@@ -31,7 +31,7 @@ from pixelbert.tasks.calibration import Stated
 from pixelbert.tasks.inputs import Inputs
 from pixelbert.tasks.objective import Objective, by_length
 from pixelbert.tasks.predicting import predict_records, record_outcome, scored_records
-from pixelbert.tasks.submission import Submission, check_ids, question_id, read_answers, write_answers
+from pixelbert.tasks.submission import Submission, once, question_id, read_answers, write_answers
 from pixelbert.tasks.task import Outcome, Scoring, Task, common_inputs
 
 OFFICIAL_ANSWERS = 10  # people who answered each question of VQA 2.0
@@ -281,10 +281,13 @@ class QuestionAnswering(Task):
         outcome.stated = lambda: Stated.of_probabilities(stated, np.array(worth) / 100, True, answers=True)
         return outcome
 
+    def check_ids(self, records: Records, split: str) -> None:
+        """A question's id is there once."""
+        once((question_id(records, r) for r in range(records.num_records)), "question_id", split)
+
     def predict(self, model: Any, batches: QuestionBatches, scoring: Scoring) -> Submission:
         """VQA's file: an answer for every question."""
         split = batches.records
-        check_ids([question_id(split, r) for r in range(split.num_records)], "question_id", "the split")
         answered = self._answers(model, batches, range(split.num_records), scoring)
         text = write_answers(split, [answer for answer, _ in answered])
         return Submission(text, lambda path: read_answers(path, split, "the split", in_order=True), split.num_records)

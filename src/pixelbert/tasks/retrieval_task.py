@@ -22,7 +22,7 @@ from pixelbert.tasks.held_out import HeldOutPairs, recalls
 from pixelbert.tasks.match_fit import LISTED, FitsMatches
 from pixelbert.tasks.record_examples import choose_rows, write_examples
 from pixelbert.tasks.retrieval import RetrievalBatches, RetrievalLosses, RetrievalObjective
-from pixelbert.tasks.submission import Submission, check_ids, check_rankings, write_rankings
+from pixelbert.tasks.submission import Submission, check_rankings, once, write_rankings
 from pixelbert.tasks.task import Outcome, Scoring, common_inputs
 
 
@@ -119,12 +119,15 @@ class Retrieval(FitsMatches):
         """What a shortlist loses is asked of the model that sees alone."""
         return replace(scoring, exact_images=0) if scoring.shortlist else scoring
 
+    def check_ids(self, records: Records, split: str) -> None:
+        """Ids of texts and of images are there once."""
+        once((records.record_id(r) for r in range(records.num_records)), "text", split)
+        once((records.image_id(i) for i in range(records.num_images)), "image", split)
+
     def predict(self, model: Any, batches: RetrievalBatches, scoring: Scoring) -> Submission:
         """The best images of every text, and the best texts of every image; of all captions, however many."""
         self.check_scoring(model.config, batches.records.num_images, scoring)
         split = batches.records
-        check_ids([split.record_id(r) for r in range(split.num_records)], "text", "the split")
-        check_ids([split.image_id(i) for i in range(split.num_images)], "image", "the split")
         most = max(len(split.records_of(image)) for image in range(split.num_images))
         images, texts, _ = _rankings(HeldOutPairs.of(model, batches, split.num_images, scoring, most), scoring)
         text = write_rankings(split, images, texts)

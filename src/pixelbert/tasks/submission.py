@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ def check_rankings(path: Path, records: Records, split: str) -> None:
 # -- what they share ---------------------------------------------------------------------------------------------------
 
 
-def check_ids(ids: Sequence[Hashable], what: str, split: str) -> None:
+def once(ids: Iterable[Hashable], what: str, split: str) -> None:
     """Raises DataError where two records of a split have one id: a predictions file could not tell them apart."""
     seen: set[Hashable] = set()
     for own in ids:
@@ -172,7 +172,7 @@ def _matched(
     path: Path, entries: Sequence[_Entry], wanted: Sequence[Hashable], what: str, split: str, in_order: bool
 ) -> list[Any]:
     """The entries' values in the order of `wanted`. Raises DataError unless each of these has exactly one entry."""
-    check_ids(wanted, what, split)
+    once(wanted, what, split)
     places: Mapping[Hashable, int] = {key: place for place, key in enumerate(wanted)}
     found: dict[int, _Entry] = {}
     for entry in entries:

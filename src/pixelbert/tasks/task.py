@@ -175,6 +175,10 @@ class Task(ABC):
 
     # -- answers ----------------------------------------------------------------------------------------------------
 
+    def check_ids(self, records: Records, split: str) -> None:
+        """Raises DataError where a predictions file could not tell two records apart. `split`: what they are called."""
+        del records, split
+
     def predict(self, model: Any, batches: Any, scoring: Scoring) -> Submission:
         """Answer every record of a split, labelled or not. Raises UsageError where the task has no answers."""
         raise UsageError(f"a run of {self.name} answers nothing; train one for a task with --from this one")

@@ -197,5 +197,7 @@ def run_on_split(
     run: Path, prepared: PreparedData, split: str, scoring: Scoring, model: str
 ) -> tuple[Task, Any, Inputs, Scoring]:
     """A run's task, model on its device, the batches of a whole split, and how it is scored. Raises as `open_on`."""
-    opened = open_on(run, whole_split(prepared, split), scoring, model)
+    part = whole_split(prepared, split)
+    opened = open_on(run, part, scoring, model)
+    opened.task.check_ids(part.records, part.place)
     return opened.task, opened.model, opened.batches, opened.ready()

@@ -32,7 +32,7 @@ from pixelbert.training.report import reporting
 from pixelbert.training.report.record import record_session
 from pixelbert.training.run_folder import open_run, recorded_overrides
 from pixelbert.training.run_lock import sole_training
-from pixelbert.training.setup import Parts, build_parts, keep_out, open_splits, prepare_network
+from pixelbert.training.setup import Parts, build_parts, check_training, keep_out, open_splits, prepare_network
 from pixelbert.training.signals import stop_requests
 from pixelbert.training.validation import Attend, Validator
 
@@ -81,6 +81,8 @@ def train(
     settings = load_recipe(recipe, changes)
     prepared = PreparedData(data)
     splits = open_splits(prepared, settings)
+    if not resume:
+        check_training(prepared, settings, splits[0])
     accelerator = make_accelerator(settings.train.trackers, run)
     main = accelerator.is_main_process
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pixelbert
-from pixelbert.data.files import file_in_the_way
+from pixelbert.data.files import check_output
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError, UsageError
 from pixelbert.model import precision
@@ -50,10 +50,7 @@ def predict(
     task, UsageError for a pretraining run, a shortlist without pooled vectors, or a folder as `out`.
     """
     started, folder, target, prepared = time.monotonic(), Path(run), Path(out), PreparedData(data)
-    if target.is_dir():
-        raise UsageError(f"{target}: is a folder; name the file to write")
-    if in_the_way := file_in_the_way(target):
-        raise UsageError(f"{target}: {in_the_way} is a file, not a folder")
+    check_output(target)
     partial = target.with_name(f".{target.name}.partial")
     scoring = Scoring(
         shortlist=shortlist, progress=PairProgress(), partial=partial,

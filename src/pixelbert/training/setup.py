@@ -62,49 +62,74 @@ def open_splits(prepared: PreparedData, recipe: Recipe) -> tuple[Records, Record
     val: Records = prepared.split(recipe.data.val_split)
     if (own := prepared.own_name(recipe.data.val_split)) in splits:
         splits[own], val = _held_out(prepared, recipe, val)
-    for name, part in splits.items():  # an unanswered question would be learnt as one to which every answer is wrong
-        _check_labels(prepared, recipe, name, part)
     train = join(list(splits.values()))
     for name, split in (("train", train), (recipe.data.val_split, val)):
         if split.num_images < 2:
             raise DataError(f"{prepared.folder}: split '{name}' has {split.num_images} image(s), at least 2 are needed")
     if recipe.validation.times:  # said now, not after hours of training
-        _check_labels(prepared, recipe, recipe.data.val_split, val)
+        try:
+            TASKS[recipe.task].check_labels(val)
+        except DataError as error:
+            raise DataError(f"{prepared.folder}: split '{recipe.data.val_split}': {error}") from error
     return train, val
 
 
-def _check_labels(prepared: PreparedData, recipe: Recipe, name: str, split: Records) -> None:
-    try:
-        TASKS[recipe.task].check_labels(split)
-    except DataError as error:
-        raise DataError(f"{prepared.folder}: split '{name}': {error}") from error
+def check_training(prepared: PreparedData, recipe: Recipe, train: Records) -> None:
+    """What a new run may not be trained on; `train` as `open_splits` gives it.
+
+    Raises DataError for a record without an answer or label (an unanswered question would be learnt as one to which
+    every answer is wrong; split train has none, `prepare` sees to that), and for a photo that is kept out of training
+    and stands in another training split as well.
+    """
+    for name in recipe.data.train_splits:
+        own = prepared.own_name(name)
+        if own == "train" or own not in prepared.info["splits"]:
+            continue
+        try:
+            TASKS[recipe.task].check_labels(prepared.split(own))
+        except DataError as error:
+            what = str(error).partition(";")[0]
+            told = f"{prepared.folder}: split '{name}' cannot be trained on: {what}; leave it out of data.train_splits"
+            raise DataError(told) from error
+    count = _kept_out(train, recipe)
+    for image in range(count):
+        if any(row >= count for row in train.rows_of_photo(image)):
+            raise DataError(
+                f"{prepared.folder}: image '{train.image_id(image)}' is kept out of training to fit matches, and stands"
+                " in another training split as well; leave that out of data.train_splits, or set"
+                " itm.calibration_images=0"
+            )
 
 
 def keep_out(train: Records, recipe: Recipe) -> tuple[Records, Records | None]:
     """The records to train on, and those of the first images where the task keeps some out to be fitted afterwards.
 
-    Of few images a fifth at the most is kept out; of fewer than 10, none. Raises DataError where a photo that is kept
-    out also stands in another training split.
+    Of few images a fifth at the most is kept out; of fewer than 10, none.
     """
-    count = min(TASKS[recipe.task].calibration_images(recipe), train.num_images // 5)
-    if count < 2:
+    count = _kept_out(train, recipe)
+    if not count:
         return train, None
-    for image in range(count):
-        if any(row >= count for row in train.rows_of_photo(image)):
-            raise DataError(
-                f"image '{train.image_id(image)}' is kept out of training to fit matches, and stands in another"
-                " training split as well; leave that out of data.train_splits, or set itm.calibration_images=0"
-            )
     return SplitPart(train, count, train.num_images), SplitPart(train, 0, count)
+
+
+def _kept_out(train: Records, recipe: Recipe) -> int:
+    count = min(TASKS[recipe.task].calibration_images(recipe), train.num_images // 5)
+    return count if count >= 2 else 0
 
 
 def _held_out(prepared: PreparedData, recipe: Recipe, val: Records) -> tuple[Records, Records]:
     """Of the split that is trained on and validated on: the part for training, and the first images, which are held
     out.
 
-    Raises DataError when nothing would be left to train on, or the records have two images.
+    Raises DataError when the recipe does not say how much is held out, when nothing would be left to train on, or the
+    records have two images.
     """
     name, count = recipe.data.val_split, recipe.data.held_out_images
+    if val.second_image(0) >= 0:
+        raise DataError(
+            f"{prepared.folder}: its records have two images, so no part of split '{name}' can be held out;"
+            " leave it out of data.train_splits"
+        )
     if not count:
         raise DataError(
             f"{prepared.folder}: split '{name}' is trained on; data.held_out_images says how many images to hold out"
@@ -112,11 +137,6 @@ def _held_out(prepared: PreparedData, recipe: Recipe, val: Records) -> tuple[Rec
     if val.num_images <= count:
         raise DataError(
             f"{prepared.folder}: split '{name}' has {val.num_images} image(s), data.held_out_images holds out {count}"
-        )
-    if val.second_image(0) >= 0:
-        raise DataError(
-            f"{prepared.folder}: its records have two images, so no part of split '{name}' can be held out;"
-            " leave it out of data.train_splits"
         )
     return SplitPart(val, count, val.num_images), SplitPart(val, 0, count)
 

@@ -56,71 +56,77 @@ def blind_folder(run: Path) -> Path:
     return path.with_name(f"{path.name}-blind")
 
 
+@dataclass(frozen=True)
+class _Beside:
+    """What the blind run came to after `pairs`: a validation, or an evaluation. captions: scored, where it is known."""
+
+    figures: dict[str, float]
+    pairs: int
+    captions: int | None = None
+    rows: list[Row] = field(default_factory=list)
+
+
 def compare_blind(
     record: RunRecord, shown: Scored, blind: RunRecord | None, figure: str = "mlm_accuracy", unit: str = "pairs"
 ) -> Blind | None:
     """The blind model's `figure` beside those shown; None without any.
 
-    An evaluation that scored the blind model on the same records has it already (`..._blind`); else it is what an
-    evaluation of the blind run on as many records came to, or what it got on validation after the same number of pairs,
-    or at its last. unit: what pairs are called.
+    An evaluation that scored the blind model on the same records has it already (`..._blind`). Else it is, of what the
+    blind run came to after the same number of pairs or else at its last, an evaluation of as many records before a
+    validation. unit: what pairs are called.
     """
-    row = _evaluated_beside(record, shown, blind, figure) or _row_beside(blind, shown, figure)
     told = {k.removesuffix("_blind"): v for k, v in shown.figures.items() if k.endswith("_blind") and "_gain_" not in k}
+    listed = [] if blind is None else [*_evaluated(record, shown, blind, figure), *_validated(blind, figure)]
+    beside = next((one for one in listed if one.pairs == shown.pairs), listed[-1] if listed else None)
     if figure in told:
-        same = row is not None and abs(row["figures"][figure] - told[figure]) < 0.05  # so its other figures are too
-        figures = {**(row["figures"] if row and same else {}), **told}
-        return Blind("", told[figure], shown.pairs, [], figures, _rows(blind, row) if same else [])
-    if blind is None or row is None:
+        same = beside is not None and abs(beside.figures[figure] - told[figure]) < 0.05  # so its other figures are too
+        figures = {**(beside.figures if beside and same else {}), **told}
+        return Blind("", told[figure], shown.pairs, [], figures, beside.rows if beside and same else [])
+    if blind is None or beside is None:
         return None
-    differences = _differences(record, shown, blind, row, unit)
-    return Blind(blind.name, row["figures"][figure], row["pairs"], differences, row["figures"], _rows(blind, row))
+    differences = _differences(record, shown, blind, beside, unit)
+    return Blind(blind.name, beside.figures[figure], beside.pairs, differences, beside.figures, beside.rows)
 
 
-def _evaluated_beside(record: RunRecord, shown: Scored, blind: RunRecord | None, figure: str) -> Row | None:
-    """An evaluation of the blind run on the records that the shown one is of, as a validation's row; the run's last
-    model, or its best where that has seen as many pairs.
-    """
+def _evaluated(record: RunRecord, shown: Scored, blind: RunRecord, figure: str) -> list[_Beside]:
+    """Evaluations of the blind run on as many records as the one that is shown, none from before its last training."""
     asked = record.evaluations.get(shown.folder.name) if shown.date else None
-    if blind is None or asked is None or not blind.validations:
-        return None
+    if asked is None or not blind.validations:
+        return []
     alike = ["data", "split", "images", "texts", "folds", "middle_view"]
     alike += ["shortlist", "exact_images"] if record.task == "retrieval" else []  # they change its figures
     found = []
-    for name, result in blind.evaluations.items():
-        of = blind.validations[-1] if result.get("model") == "last" else (blind.best or blind.validations[-1])
+    for name, result in blind.fresh_evaluations().items():
+        of = blind.validations[-1] if result.get("model") == "last" else blind.best or blind.validations[-1]
         if figure in result["figures"] and all(result.get(key) == asked.get(key) for key in alike):
-            folder = blind.path / "evaluation" / name
-            found.append(
-                {"figures": result["figures"], "pairs": of["pairs"], "texts": result["texts"], "folder": folder}
-            )
-    return next((row for row in found if row["pairs"] == shown.pairs), found[-1] if found else None)
+            rows = read_records(blind.path / "evaluation" / name)
+            found.append(_Beside(result["figures"], int(of["pairs"]), result.get("texts"), rows))
+    return found
 
 
-def _row_beside(blind: RunRecord | None, shown: Scored, figure: str) -> Row | None:
-    """The blind run's validation after as many pairs, or its last."""
-    told = [r for r in blind.validations if figure in r["figures"]] if blind is not None else []
-    return next((r for r in told if r["pairs"] == shown.pairs), told[-1] if told else None)
+def _validated(blind: RunRecord, figure: str) -> list[_Beside]:
+    """The blind run's validations; the last one with its records."""
+    captions = read_sheet(blind.path / "validation").get("captions")
+    return [
+        _Beside(
+            row["figures"],
+            int(row["pairs"]),
+            captions,
+            blind.validation_records if row is blind.validations[-1] else [],
+        )
+        for row in blind.validations
+        if figure in row["figures"]
+    ]
 
 
-def _rows(blind: RunRecord | None, row: Row | None) -> list[Row]:
-    """Per-record rows of the blind run's last validation or of its evaluation, when that is the one compared."""
-    if row is not None and "folder" in row:
-        return read_records(row["folder"])
-    if blind is None or row is None or row is not blind.validations[-1]:
-        return []
-    return blind.validation_records
-
-
-def _differences(record: RunRecord, shown: Scored, blind: RunRecord, row: Row, unit: str) -> list[str]:
+def _differences(record: RunRecord, shown: Scored, blind: RunRecord, beside: _Beside, unit: str) -> list[str]:
     """In what the blind run is not what it should be: the same but for the pictures."""
     differences = []
-    if row["pairs"] != shown.pairs:
-        differences.append(f"it has seen {row['pairs']:,} {unit}, not {shown.pairs:,}")
+    if beside.pairs != shown.pairs:
+        differences.append(f"it has seen {beside.pairs:,} {unit}, not {shown.pairs:,}")
     differences += trained_otherwise(record, blind)
-    texts = row["texts"] if "texts" in row else read_sheet(blind.path / "validation").get("captions")
-    if texts and shown.captions and texts != shown.captions:
-        differences.append(f"it was scored on {texts:,} captions, not {shown.captions:,}")
+    if beside.captions and shown.captions and beside.captions != shown.captions:
+        differences.append(f"it was scored on {beside.captions:,} captions, not {shown.captions:,}")
     return differences
 
 

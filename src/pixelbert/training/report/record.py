@@ -169,7 +169,8 @@ class RunRecord:
         """What the page shows: the best validation, or an evaluation on the same split that came later; None before."""
         best, split = self.best, str(self.get("data.val_split", "val"))
         validation = self.path / "validation"
-        later = [folder for folder in self._evaluated(split) if _time(folder) >= _time(validation)]
+        fresh = self.fresh_evaluations()
+        later = [folder for folder in self._evaluated(split) if folder.name in fresh]
         if best is not None and later:
             folder, result = later[0], self.evaluations[later[0].name]
             row = self.validations[-1] if result.get("model") == "last" else best
@@ -190,6 +191,12 @@ class RunRecord:
         folders = [self.path / "evaluation" / name for name in listed]
         exact = [self.path / "evaluation" / split] if split in self.evaluations else []
         return exact + sorted(folders, key=_time, reverse=True)
+
+    def fresh_evaluations(self) -> dict[str, dict[str, Any]]:
+        """Those that came after the last validation: of these very models."""
+        validated = _time(self.path / "validation")
+        found = self.evaluations
+        return {name: found[name] for name in found if _time(self.path / "evaluation" / name) >= validated}
 
     @cached_property
     def validation_records(self) -> list[Row]:
