@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import SimpleNamespace as Counts
 
 import pytest
 
-from pixelbert.data.records import PreparedData, Split
+from pixelbert.data.records import PreparedData
 from pixelbert.training import progress
 from pixelbert.training.plan import RunPlan
 from tiny_runs import tiny_data, tiny_recipe
@@ -32,10 +31,6 @@ def test_a_count_that_goes_on_or_begins_again_tells_its_own_rate(
     assert "232/1,000  2 a second  left 6:24" in at(10_100, 232)
 
 
-def replace_count(records: Split, count: int) -> Any:
-    return SimpleNamespace(num_records=count, num_images=records.num_images)
-
-
 def test_a_run_says_what_it_is_about_to_do(tmp_path: Path) -> None:
     data = PreparedData(tiny_data(tmp_path / "data", train=3))
     train, val = data.split("train"), data.split("val")
@@ -48,10 +43,12 @@ def test_a_run_says_what_it_is_about_to_do(tmp_path: Path) -> None:
     assert "nothing is left to do" in progress.announcement(plan, data.folder, train, val, 500)
     few = RunPlan(tiny_recipe("schedule.epochs=20", "schedule.pairs=null", "optim.batch_size=8"), train.num_records)
     assert "no test" not in told
-    seldom = RunPlan(tiny_recipe("schedule.pairs=8", "optim.batch_size=8"), 800)
-    assert "8 records in 1 steps of 8: one of 100 is seen" in progress.announcement(
-        seldom, data.folder, replace_count(train, 800), val, 0
+    seldom, many = (
+        RunPlan(tiny_recipe("schedule.pairs=8", "optim.batch_size=8"), 800),
+        Counts(num_records=800, num_images=3),
     )
+    told = progress.announcement(seldom, data.folder, many, val, 0)
+    assert "8 records in 1 steps of 8: one of 100 is seen" in told
     chosen = tiny_recipe("data.val_split=test1", "validation.times=2")
     there = progress.announcement(RunPlan(chosen, train.num_records, 1), data.folder, train, val, 0)
     assert "the best model is chosen on split 'test1': what it scores there is no test of it" in there

@@ -211,17 +211,10 @@ class Predictor:
         return _attended(self._look(image, sentence, word, layer, head, method)[0], word)
 
     def attend_and_draw(
-        self,
-        image: ImageSource,
-        sentence: str,
-        word: str | int | None = None,
-        *,
-        layer: int = 1,
-        head: int | None = None,
-        method: str = "attention",
+        self, image: ImageSource, sentence: str, word: str | int | None = None, **how: Any
     ) -> tuple[Any, Image.Image]:
-        """What `attend` and `attention_picture` give, of one look."""
-        maps, looking = self._look(image, sentence, word, layer, head, method)
+        """What `attend` and `attention_picture` give, of one look. how: layer, head and method, as there."""
+        maps, looking = self._look(image, sentence, word, **how)
         return _attended(maps, word), _drawn(maps, looking, sentence, word)
 
     def attention_picture(
@@ -238,7 +231,13 @@ class Predictor:
         return _drawn(*self._look(image, sentence, word, layer, head, method), sentence, word)
 
     def _look(
-        self, image: ImageSource, sentence: str, word: str | int | None, layer: int, head: int | None, method: str
+        self,
+        image: ImageSource,
+        sentence: str,
+        word: str | int | None,
+        layer: int = 1,
+        head: int | None = None,
+        method: str = "attention",
     ) -> tuple[list[AttentionMap], Looking]:
         from pixelbert.inference.attention import Looking, Method, Photo, cell_stride
         from pixelbert.inference.cells import Cells
