@@ -69,7 +69,8 @@ def tar_members(path: Path | str, on_read: OnRead | None = None) -> Iterator[Mem
         told = 0
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
-                while (info := tar.next()) is not None:
+                # in an empty tar the place after the first header is 0, and Python 3.10 would seek before it
+                while tar.offset and (info := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined] # tarfile keeps every header otherwise
                     member = _member(info, seen)
                     if member is not None:
