@@ -69,6 +69,7 @@ def measure(size: Size, steps: int) -> dict[str, Any]:
     from pixelbert.recipes.schema import load_recipe
     from pixelbert.tasks.pretraining import LossSettings, PretrainingObjective, loss_counts
     from pixelbert.training.optimizers import build_optimizers
+    from pixelbert.training.setup import recompute_activations
 
     recipe = load_recipe("pretrain-r50" if size.recipe == "small" else size.recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,7 +77,7 @@ def measure(size: Size, steps: int) -> dict[str, Any]:
     model = _model(size, recipe).to(device).train()
     dtype = precision.use(chosen, model, device)
     if recipe.train.gradient_checkpointing and size.recipe != "small":
-        model.gradient_checkpointing_enable()
+        recompute_activations(model)
     objective = PretrainingObjective(model, dtype)
     optimizers, settings = build_optimizers(model, recipe.optim), LossSettings(sample_pixels=100)
     batch = _batch(size, model.config.text_config.vocab_size, device)

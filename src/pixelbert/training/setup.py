@@ -343,14 +343,19 @@ def _config(recipe: Recipe, shape: dict[str, Any], train: Records) -> PixelBertC
     return config
 
 
+def recompute_activations(model: Any) -> None:
+    """Gradient checkpointing of CNN and encoder, by the name that this transformers has for it: v6 drops the older."""
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)()
+
+
 def prepare_network(model: Any, recipe: Recipe, accelerator: Accelerator) -> None:
     """What training asks of the network beside its weights and precision: recomputation, what stays as it is."""
     visual = model.pixelbert.visual
     if recipe.backbone.norm == "sync" and accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         visual.body = convert_sync_batchnorm(visual.body)
     if recipe.train.gradient_checkpointing:
-        # transformers' newer name for it, where this version has it: the older one warns
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+        recompute_activations(model)
     embeddings = model.pixelbert.text.embeddings
     if recipe.text.freeze_embeddings:  # half of a small model's parameters, and a dense gradient each step
         for part in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings):
