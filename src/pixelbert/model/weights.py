@@ -13,6 +13,7 @@ import torch
 
 from pixelbert.errors import CheckpointError, UsageError, nearest
 from pixelbert.model.weight_files import (
+    PACKAGES,
     WeightSource,
     read_json,
     read_package,
@@ -104,7 +105,7 @@ def load_backbone_weights(
         )
     cnn = _core(model).visual
     backbone, parsed, own = cnn.config.backbone, WeightSource.parse(source, hub="timm"), None
-    if parsed.kind == "hub" or (parsed.kind == "package" and parsed.name != "efficientnet-lite0"):
+    if parsed.kind == "hub" or (parsed.kind == "package" and PACKAGES[parsed.name].text):
         raise UsageError(f"{source}: a text encoder, not a CNN")
     if parsed.kind == "package":
         tensors = read_package(parsed.name)
@@ -356,7 +357,7 @@ def vocab_of(source: str) -> Path:
 
 def _text_source(source: str) -> WeightSource:
     parsed = WeightSource.parse(source, hub="hub")
-    if parsed.kind == "timm" or (parsed.kind == "package" and parsed.name != "minilm-l6"):
+    if parsed.kind == "timm" or (parsed.kind == "package" and not PACKAGES[parsed.name].text):
         raise UsageError(f"{source}: a CNN, not a text encoder")
     return parsed
 
