@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelbert.bench.freed import cnn_passes
 from pixelbert.bench.images import draw_photos, pillow_load
 from pixelbert.bench.steps import SMALL_TEXT
 from pixelbert.model import precision
@@ -60,7 +61,7 @@ def _times(way: Way, rounds: int) -> tuple[float, float]:
 
 def ways(photos: int = 8) -> Iterator[Way]:
     """The comparisons, in order."""
-    model, batch = _model(), _batch(photos)
+    model, batch = small_model(), batch_of_noise(photos)
     with torch.no_grad():
         grid = model.pixelbert.encode_images(batch["pixel_values"]).select(batch["image_of_text"])
     core, ids, mask = model.pixelbert, batch["input_ids"], batch["attention_mask"]
@@ -86,7 +87,10 @@ def ways(photos: int = 8) -> Iterator[Way]:
     yield Way("pretraining: maps of the frozen CNN kept", _step(model, batch, grid=kept), _step(model, batch))
     yield Way("pretraining: 20 of 49 pixels", _step(model, batch, pixels=20), _step(model, batch), same=False)
     if precision.choose().backbone == "bfloat16":
-        yield Way("the CNN in bfloat16", _encode(model, batch, torch.bfloat16), _encode(model, batch, None), same=False)
+        yield Way("the CNN in bfloat16", encode(model, batch, torch.bfloat16), encode(model, batch, None), same=False)
+    many = 8 * photos  # as in training, where a map is too large to be kept otherwise
+    with cnn_passes(many, keep=True) as keeping, cnn_passes(many, keep=False) as returning:
+        yield Way("the CNN over many photos, freed memory kept", keeping, returning)
     rule, files = ResizeRule(square=224), draw_photos(photos)
     yield Way(
         "a JPEG of 640 x 480 to 224 x 224, beside Pillow",
@@ -96,7 +100,8 @@ def ways(photos: int = 8) -> Iterator[Way]:
     )
 
 
-def _model() -> PixelBertForPreTraining:
+def small_model() -> PixelBertForPreTraining:
+    """The small size's shape, random weights."""
     torch.manual_seed(0)
     config = PixelBertConfig(
         {**SMALL_TEXT, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
@@ -105,7 +110,7 @@ def _model() -> PixelBertForPreTraining:
     return PixelBertForPreTraining(config).eval()
 
 
-def _batch(photos: int) -> dict[str, Any]:
+def batch_of_noise(photos: int) -> dict[str, Any]:
     """Texts of 8 to 24 pieces, every sixth hidden, half of them mismatched; photos of noise."""
     draw, texts = torch.Generator().manual_seed(0), photos * _TEXTS
     lengths = torch.randint(8, 25, (texts, 1), generator=draw)
@@ -139,7 +144,8 @@ def _step(
     return run
 
 
-def _encode(model: PixelBertForPreTraining, batch: dict[str, Any], dtype: torch.dtype | None) -> Callable[[], Tensor]:
+def encode(model: PixelBertForPreTraining, batch: dict[str, Any], dtype: torch.dtype | None) -> Callable[[], Tensor]:
+    """The CNN's pass over a batch's photos, in `dtype` (None: float32)."""
     visual = model.pixelbert.visual
     visual.body.to(memory_format=torch.channels_last)
 

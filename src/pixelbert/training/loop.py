@@ -18,6 +18,7 @@ from pixelbert.data.draws import seed_of
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import TrainingStopped
 from pixelbert.model import precision
+from pixelbert.model.memory import keep_freed
 from pixelbert.recipes.schema import Recipe, load_recipe
 from pixelbert.tasks.predicting import on_device
 from pixelbert.tasks.table import TASKS
@@ -75,6 +76,7 @@ def train(
     Raises UsageError, DataError, CheckpointError, TrainingStopped (a loss that is not finite, a lost process),
     MachineError; KeyboardInterrupt after Ctrl-C or SIGTERM, when the step is done and saved.
     """
+    keep_freed()
     run, changes = Path(out), [*overrides, *(["blind=true"] if blind else [])]
     if resume and not isinstance(recipe, Recipe):  # one is whole as it is
         changes = [*recorded_overrides(run), *changes]
