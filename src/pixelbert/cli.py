@@ -18,7 +18,6 @@ import typer
 from pixelbert import __version__
 from pixelbert.errors import MachineError, UsageError
 from pixelbert.exits import INTERRUPTED, explain
-from pixelbert.model.memory import keep_freed
 from pixelbert.verbs import add_verbs
 
 if TYPE_CHECKING:
@@ -386,7 +385,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a file name may hold any bytes
     if not arguments:
         arguments = ["--help"]
-    keep_freed()
     try:
         code = app(args=arguments, prog_name="pixelbert", standalone_mode=False)
         code = code if isinstance(code, int) else 0

@@ -401,3 +401,16 @@ def test_validator_keeps_the_later_of_equal_values(tmp_path: Path, monkeypatch: 
         validator.keep(value)
     assert saved == ["best", "last", "best", "last", "last", "best", "last"]
     assert validator.best == 2.0
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "kept"), [([], True), (["image.square=null", "image.shorter=64"], False)])
+def test_freed_memory_is_kept_where_all_images_have_one_size(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, size: list[str], kept: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr("pixelbert.training.loop.keep_freed", lambda: asked.append(True))
+    train(tiny_recipe(), data, tmp_path / "run", overrides=["schedule.pairs=8", *size])
+    assert bool(asked) is kept

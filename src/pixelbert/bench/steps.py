@@ -66,11 +66,14 @@ def measure(size: Size, steps: int) -> dict[str, Any]:
     import torch
 
     from pixelbert.model import precision
+    from pixelbert.model.memory import keep_freed
     from pixelbert.recipes.schema import load_recipe
     from pixelbert.tasks.pretraining import LossSettings, PretrainingObjective, loss_counts
     from pixelbert.training.optimizers import build_optimizers
     from pixelbert.training.setup import recompute_activations
 
+    if size.recipe == "small":  # as training does where all images have one size
+        keep_freed()
     recipe = load_recipe("pretrain-r50" if size.recipe == "small" else size.recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = precision.choose("auto", device)

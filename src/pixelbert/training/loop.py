@@ -76,11 +76,12 @@ def train(
     Raises UsageError, DataError, CheckpointError, TrainingStopped (a loss that is not finite, a lost process),
     MachineError; KeyboardInterrupt after Ctrl-C or SIGTERM, when the step is done and saved.
     """
-    keep_freed()
     run, changes = Path(out), [*overrides, *(["blind=true"] if blind else [])]
     if resume and not isinstance(recipe, Recipe):  # one is whole as it is
         changes = [*recorded_overrides(run), *changes]
     settings = load_recipe(recipe, changes)
+    if settings.image.square:
+        keep_freed()
     prepared = PreparedData(data)
     splits = open_splits(prepared, settings)
     if not resume:

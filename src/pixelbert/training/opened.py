@@ -10,6 +10,7 @@ from typing import Any
 from pixelbert.data.batches import Records
 from pixelbert.data.records import PreparedData
 from pixelbert.errors import DataError, UsageError
+from pixelbert.model.memory import keep_freed
 from pixelbert.model.processor import PixelBertProcessor
 from pixelbert.recipes.schema import Recipe
 from pixelbert.tasks.inputs import Inputs
@@ -90,6 +91,8 @@ class Opened:
 
     def ready(self) -> Scoring:
         """Puts the model on its device; where the recipe keeps features of a frozen CNN, they are computed now."""
+        if self.recipe.image.square:
+            keep_freed()
         dtype = put_on_device(self.model, self.recipe.train.precision, find_device())
         encode = scoring_encoder(
             self.recipe, self.run, self.model.pixelbert, self.batches, self.part.prepared.fingerprint, self.part.split,
