@@ -6,7 +6,7 @@ python docs/measure.py --list          what is done, and what is left
 
 A measurement that was stopped goes on: a run continues from its checkpoint, finished ones are not run again
 (runs/measured.json). Logs stand in runs/logs/. Figures go into docs/results.json as each evaluation ends, tables
-beside it.
+beside it. A job has its share of the cores as threads, unless OMP_NUM_THREADS says otherwise.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def run_all(jobs: dict[str, dict[str, Any]], names: list[str], workers: int) -> 
     failed: set[str] = set()
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
     LOGS.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} | os.environ
 
     def ready() -> list[str]:
         open_ones = [name for name in names if name not in done and name not in failed and name not in running]
