@@ -18,6 +18,7 @@ import typer
 from pixelbert import __version__
 from pixelbert.errors import MachineError, UsageError
 from pixelbert.exits import INTERRUPTED, explain
+from pixelbert.model.threads import sleep_soon
 from pixelbert.verbs import add_verbs
 
 if TYPE_CHECKING:
@@ -385,6 +386,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a file name may hold any bytes
     if not arguments:
         arguments = ["--help"]
+    sleep_soon()
     try:
         code = app(args=arguments, prog_name="pixelbert", standalone_mode=False)
         code = code if isinstance(code, int) else 0

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelbert.bench.freed import cnn_passes
+from pixelbert.bench.apart import apart, busy_cores
 from pixelbert.bench.images import draw_photos, pillow_load
 from pixelbert.bench.steps import SMALL_TEXT
 from pixelbert.model import precision
 from pixelbert.model.config import PixelBertConfig
 from pixelbert.model.image_processing import ResizeRule, load_image
 from pixelbert.model.modeling import PixelBertForPreTraining
+from pixelbert.model.threads import sleep_soon
 from pixelbert.tasks.pretraining import LossSettings, PretrainingObjective
 
 _TEXTS = 4  # of a photo
@@ -75,22 +76,26 @@ def ways(photos: int = 8) -> Iterator[Way]:
         return run
 
     yield Way("scoring pairs: the last layer for [CLS] alone", cls(1), cls(None))
-    yield Way("pretraining: texts of like length together", _step(model, batch, chunks=2), _step(model, batch))
+    yield Way("pretraining: texts of like length together", step(model, batch, chunks=2), step(model, batch))
     single = {**batch, "pixel_values": batch["pixel_values"].repeat_interleave(_TEXTS, 0)}
     single |= {
         "image_sizes": batch["image_sizes"].repeat_interleave(_TEXTS, 0),
         "image_of_text": torch.arange(len(ids)),
     }
-    yield Way("pretraining: one CNN pass for 4 texts of a photo", _step(model, batch), _step(model, single))
+    yield Way("pretraining: one CNN pass for 4 texts of a photo", step(model, batch), step(model, single))
     kept = model.pixelbert.encode_images(batch["pixel_values"], batch["image_sizes"])
     kept.pixels = kept.pixels.detach()
-    yield Way("pretraining: maps of the frozen CNN kept", _step(model, batch, grid=kept), _step(model, batch))
-    yield Way("pretraining: 20 of 49 pixels", _step(model, batch, pixels=20), _step(model, batch), same=False)
+    yield Way("pretraining: maps of the frozen CNN kept", step(model, batch, grid=kept), step(model, batch))
+    yield Way("pretraining: 20 of 49 pixels", step(model, batch, pixels=20), step(model, batch), same=False)
     if precision.choose().backbone == "bfloat16":
         yield Way("the CNN in bfloat16", encode(model, batch, torch.bfloat16), encode(model, batch, None), same=False)
     many = 8 * photos  # as in training, where a map is too large to be kept otherwise
-    with cnn_passes(many, keep=True) as keeping, cnn_passes(many, keep=False) as returning:
+    with apart("cnn-keeping", many) as keeping, apart("cnn", many) as returning:
         yield Way("the CNN over many photos, freed memory kept", keeping, returning)
+    sleeping: dict[str, str] = {}
+    sleep_soon(sleeping)
+    with apart("step", photos, sleeping) as ours, apart("step", photos) as spinning, busy_cores():
+        yield Way("pretraining beside other programs: threads that soon sleep", ours, spinning)
     rule, files = ResizeRule(square=224), draw_photos(photos)
     yield Way(
         "a JPEG of 640 x 480 to 224 x 224, beside Pillow",
@@ -127,7 +132,7 @@ def batch_of_noise(photos: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _step(
+def step(
     model: PixelBertForPreTraining, batch: dict[str, Any], chunks: int = 1, grid: Any = None, pixels: int = 0
 ) -> Callable[[], float]:
     """Both of the paper's losses and their gradients; gives the summed loss."""
