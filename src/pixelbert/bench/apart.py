@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 
 from pixelbert.errors import MachineError
 from pixelbert.model.memory import keep_freed
@@ -18,34 +19,40 @@ from pixelbert.model.precision import cores
 _OURS = ("MALLOC_", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # taken out: each process is told its own
 
 
-@contextmanager
-def apart(work: str, photos: int, settings: Mapping[str, str] | None = None) -> Iterator[Callable[[], float]]:
-    """A function that has another process do `work` once; it gives a sum of what came out.
+class Apart:
+    """A process that does `work` once for each call, which gives a sum of what came out. It starts with the first.
 
     work: `cnn` or `cnn-keeping`, the CNN's pass over the photos, with freed memory returned or kept; `step`, a step of
     pretraining. settings: environment variables.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    command = [sys.executable, "-m", "pixelbert.bench.apart", work, str(photos)]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment | dict(settings or {}),
-        bufsize=1,
-    ) as process:
-        asked, told = process.stdin, process.stdout
-        assert asked is not None and told is not None
 
-        def run() -> float:
-            asked.write("\n")
-            line = told.readline()
-            if not line:
-                raise MachineError(f"bench: the process for '{work}' ended, exit code {process.wait()}")
-            return float(line)
+    def __init__(self, work: str, photos: int, settings: Mapping[str, str] | None = None) -> None:
+        self.work, self.photos, self.settings = work, photos, dict(settings or {})
 
-        yield run
+    @cached_property
+    def _process(self) -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        command = [sys.executable, "-m", "pixelbert.bench.apart", self.work, str(self.photos)]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment | self.settings
+        )
+
+    def __call__(self) -> float:
+        """Raises MachineError when the process has ended."""
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        print(file=process.stdin, flush=True)
+        line = process.stdout.readline()
+        if not line:
+            raise MachineError(f"bench: the process for '{self.work}' ended, exit code {process.wait()}")
+        return float(line)
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "_process" in vars(self):
+            self._process.__exit__(None, None, None)  # closes its pipes, which ends it, and waits
 
 
 @contextmanager

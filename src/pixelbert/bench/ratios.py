@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelbert.bench.apart import apart, busy_cores
+from pixelbert.bench.apart import Apart, busy_cores
 from pixelbert.bench.images import draw_photos, pillow_load
 from pixelbert.bench.steps import SMALL_TEXT
 from pixelbert.model import precision
@@ -90,11 +90,11 @@ def ways(photos: int = 8) -> Iterator[Way]:
     if precision.choose().backbone == "bfloat16":
         yield Way("the CNN in bfloat16", encode(model, batch, torch.bfloat16), encode(model, batch, None), same=False)
     many = 8 * photos  # as in training, where a map is too large to be kept otherwise
-    with apart("cnn-keeping", many) as keeping, apart("cnn", many) as returning:
+    with Apart("cnn-keeping", many) as keeping, Apart("cnn", many) as returning:
         yield Way("the CNN over many photos, freed memory kept", keeping, returning)
     sleeping: dict[str, str] = {}
     sleep_soon(sleeping)
-    with apart("step", photos, sleeping) as ours, apart("step", photos) as spinning, busy_cores():
+    with Apart("step", photos, sleeping) as ours, Apart("step", photos) as spinning, busy_cores():
         yield Way("pretraining beside other programs: threads that soon sleep", ours, spinning)
     rule, files = ResizeRule(square=224), draw_photos(photos)
     yield Way(

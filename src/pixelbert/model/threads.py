@@ -1,8 +1,8 @@
 """Threads that wait for one another on a processor: they soon sleep instead of spinning.
 
 By itself OpenMP has a thread spin 300,000 rounds at each barrier. Where other programs want the cores too, what is
-waited for then does not get to run: a training step takes twice as long. After 20,000 rounds a core of one's own is as
-fast as ever. `pixelbert bench ratios` measures it.
+waited for then does not get to run (`pixelbert bench ratios` measures what it costs). With 20,000 rounds threads on
+cores of their own are as fast as ever.
 """
 
 from __future__ import annotations
